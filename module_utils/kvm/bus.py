@@ -1,0 +1,98 @@
+# Copyright (C) 2026 virtfleet contributors
+# SPDX-License-Identifier: GPL-3.0-or-later
+"""Ports and MMIO addresses, and the devices behind them."""
+
+from __future__ import annotations
+
+import threading
+from typing import TYPE_CHECKING, Callable
+
+if TYPE_CHECKING:
+    from .device import Vcpu
+
+Read = Callable[[int, int], int]  # (offset, size in bytes) → value
+Write = Callable[[int, int, int], None]  # (offset, size in bytes, value)
+
+
+class GuestStop(Exception):  # noqa: N818 - an end, not an error
+    """The guest ended itself: ``status`` is the exit status, ``reason`` says how for people."""
+
+    def __init__(self, status: int, reason: str) -> None:
+        super().__init__(reason)
+        self.status = status
+        self.reason = reason
+
+
+class Device:
+    """What stands on the bus. Offsets count from the address that the device was added at."""
+
+    def read(self, offset: int, size: int) -> int:
+        """Return what the guest reads; all ones, as from an empty bus, unless overridden."""
+        del offset
+        return (1 << 8 * size) - 1
+
+    def write(self, offset: int, size: int, value: int) -> None:
+        """Take what the guest writes; ignored unless overridden."""
+
+
+class Bus:
+    """Finds the device for an exit and moves the data between it and ``struct kvm_run``.
+
+    One lock serialises the devices, which therefore need none of their own towards the vCPUs.
+    """
+
+    def __init__(self) -> None:
+        self.lock = threading.Lock()
+        self._ports: dict[int, tuple[Read, Write, int]] = {}
+        self._ranges: list[tuple[int, int, Read, Write]] = []
+
+    def add_ports(self, base: int, count: int, device: Device) -> None:
+        """Put ``device`` at the ports ``base`` … ``base + count - 1``."""
+        for offset in range(count):
+            self._ports[base + offset] = (device.read, device.write, offset)
+
+    def add_mmio(self, base: int, size: int, device: Device) -> None:
+        """Put ``device`` at ``size`` bytes of guest-physical addresses from ``base``."""
+        self._ranges.append((base, base + size, device.read, device.write))
+
+    def port_io(self, vcpu: Vcpu) -> None:
+        """Carry out a KVM_EXIT_IO: ``kvm_run.io`` (api.rst, section 5)."""
+        run8 = vcpu.run8
+        size = run8[33]
+        found = self._ports.get(vcpu.run16[17])
+        offset = vcpu.run64[5]
+        repeat = vcpu.run32[9]
+        if run8[32]:  # KVM_EXIT_IO_OUT
+            if found is None:
+                return
+            _, write, register = found
+            with self.lock:
+                if repeat == 1 and size == 1:
+                    write(register, 1, run8[offset])
+                    return
+                for at in range(offset, offset + repeat * size, size):
+                    write(register, size, int.from_bytes(run8[at : at + size], "little"))
+            return
+        with self.lock:
+            for at in range(offset, offset + repeat * size, size):
+                value = found[0](found[2], size) if found else -1
+                run8[at : at + size] = (value & (1 << 8 * size) - 1).to_bytes(size, "little")
+
+    def mmio(self, vcpu: Vcpu) -> None:
+        """Carry out a KVM_EXIT_MMIO: ``kvm_run.mmio`` (api.rst, section 5)."""
+        run8 = vcpu.run8
+        address = vcpu.run64[4]
+        size = vcpu.run32[12]
+        is_write = run8[52]
+        for start, end, read, write in self._ranges:
+            if start <= address < end:
+                with self.lock:
+                    if is_write:
+                        data = int.from_bytes(run8[40 : 40 + size], "little")
+                        write(address - start, size, data)
+                    else:
+                        value = read(address - start, size) & (1 << 8 * size) - 1
+                        run8[40 : 40 + size] = value.to_bytes(size, "little")
+                return
+        if not is_write:
+            run8[40 : 40 + size] = b"\xff" * size

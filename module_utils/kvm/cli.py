@@ -1,0 +1,377 @@
+# Copyright (C) 2026 virtfleet contributors
+# SPDX-License-Identifier: GPL-3.0-or-later
+"""The command line of the helper. Exit statuses stand in errors.py; a guest's own are odd."""
+
+from __future__ import annotations
+
+import argparse
+import json
+import os
+import sys
+import time
+from typing import TYPE_CHECKING, Any, NoReturn, Sequence
+
+from ..units import UnitError, format_duration, format_size, parse_duration, parse_size
+from .errors import (
+    EXIT_CONFIG,
+    EXIT_INTERNAL,
+    EXIT_IO,
+    EXIT_OK,
+    EXIT_TIMEOUT,
+    EXIT_USAGE,
+    ControlError,
+    InputFileError,
+    KvmError,
+)
+from .layout import Layout, tail_untrusted, valid_name
+
+if TYPE_CHECKING:
+    from .layout import GuestPaths
+    from .runner import Outcome
+
+_TAIL_LIMIT = 1 << 20  # bytes of a log that are looked at
+_FOLLOW_INTERVAL = 0.2  # seconds
+
+
+class _Parser(argparse.ArgumentParser):
+    """Ends with the helper's status for a wrong command line instead of argparse's."""
+
+    def error(self, message: str) -> NoReturn:
+        self.print_usage(sys.stderr)
+        self.exit(EXIT_USAGE, f"{self.prog}: {message}\n")
+
+
+def _size(text: str) -> int:
+    try:
+        return parse_size(text)
+    except UnitError as error:
+        raise argparse.ArgumentTypeError(str(error)) from error
+
+
+def _seconds(text: str) -> float:
+    try:
+        value = float(text) if text.replace(".", "", 1).isdigit() else parse_duration(text)
+    except UnitError as error:
+        raise argparse.ArgumentTypeError(str(error)) from error
+    return value
+
+
+def _count(text: str) -> int:
+    if not text.isdigit() or int(text) < 1:
+        raise argparse.ArgumentTypeError(f"expected a number of at least 1, found {text!r}")
+    return int(text)
+
+
+def _name(text: str) -> str:
+    if not valid_name(text):
+        raise argparse.ArgumentTypeError(
+            f"expected a guest's name (a-z, 0-9 and -, at most 63 characters), found {text[:80]!r}"
+        )
+    return text
+
+
+def _say(text: str) -> None:
+    sys.stdout.write(f"{text}\n")
+
+
+def _complain(text: str) -> None:
+    sys.stderr.write(f"kvm-helper: {text}\n")
+
+
+def _report(outcome: Outcome) -> int:
+    """Tell on standard error how a guest ended that did not end by its own will."""
+    if outcome.status != EXIT_OK and outcome.status % 2 == 0:
+        _complain(outcome.reason)
+        if outcome.detail:
+            sys.stderr.write(f"{outcome.detail}\n")
+    return outcome.status
+
+
+def _command_run(options: argparse.Namespace) -> int:
+    from . import privileges  # noqa: PLC0415 - only what a command needs is loaded
+    from .builder import Machine, MachineConfig  # noqa: PLC0415
+    from .console import Console, Stream  # noqa: PLC0415
+    from .device import Kvm  # noqa: PLC0415
+    from .loader import open_kernel, read_image  # noqa: PLC0415
+    from .runner import Outcome, Runner  # noqa: PLC0415
+    from .terminal import STDIN, STDOUT, Feeder, raw_terminal  # noqa: PLC0415
+
+    config = MachineConfig(
+        kernel=open_kernel(options.kernel),
+        memory=options.memory,
+        vcpus=options.vcpus,
+        cmdline=options.cmdline,
+        initrd=read_image(options.initrd) if options.initrd else None,
+    )
+    with Kvm(options.device) as kvm:
+        privileges.drop(privileges.passing_uid())
+        console = Console(Stream(STDOUT))
+        machine = Machine(kvm, config, console.write)
+        runner = Runner(machine)
+        escaped = Outcome(EXIT_OK, "ended by Ctrl-]")
+        with raw_terminal(STDIN):
+            Feeder(runner, machine.serial, lambda: runner.finish(escaped))
+            outcome = runner.run(options.timeout)
+        status = _report(outcome)
+        if runner.stuck:  # in a write that blocks: nothing may be taken from under it
+            sys.stderr.flush()
+            os._exit(status)
+        machine.close()
+    return status
+
+
+def _command_serve(options: argparse.Namespace) -> int:
+    from .serve import serve  # noqa: PLC0415
+
+    return _report(serve(options.name, options.root, options.notify_fd, options.device))
+
+
+def _command_probe(options: argparse.Namespace) -> int:
+    from .probe import probe  # noqa: PLC0415
+
+    found = probe(options.device)
+    if options.json:
+        _say(json.dumps(found, indent=2, sort_keys=True))
+    else:
+        _say(f"device        {found['device']}")
+        if found["api_version"] is not None:
+            _say(f"API version   {found['api_version']}")
+            _say(f"creates a VM  {'yes' if found['vm_created'] else 'no'}")
+            _say(f"vCPUs         at most {found['capabilities']['system']['max_vcpus']}")
+            _say(f"ring 0        {found['ring0']}")
+            present = sorted(n for n, v in found["capabilities"]["system"].items() if v)
+            _say(f"capabilities  {' '.join(present)}")
+    if found["error"]:
+        _complain(found["error"])
+        return EXIT_CONFIG
+    return EXIT_OK
+
+
+def _command_selftest(options: argparse.Namespace) -> int:
+    from .selftest import selftest  # noqa: PLC0415
+
+    result = selftest(options.device)
+    if options.json:
+        _say(json.dumps(result, indent=2, sort_keys=True))
+    else:
+        for one in result["measurements"]:
+            unit = "" if one["unit"] == "ratio" else f" {one['unit']}"
+            spread = f"{one['min']:.3g} to {one['max']:.3g}, {one['samples']} samples"
+            _say(f"{one['title']:<44} {one['value']:8.3g}{unit:<4} ({spread})")
+        for name, value in sorted(result["facts"].items()):
+            _say(f"{name:<44} {value}")
+    if result["error"]:
+        _complain(result["error"])
+    return EXIT_OK if result["ok"] else EXIT_CONFIG
+
+
+def _look(paths: GuestPaths) -> dict[str, Any]:
+    """Return what a person wants to know of a guest."""
+    from . import control, records  # noqa: PLC0415
+
+    if not os.path.lexists(paths.definition):
+        raise InputFileError(f"there is no guest {paths.name}")
+    found: dict[str, Any] = {"name": paths.name, "state": "stopped"}
+    if records.running(paths) is not None:
+        found["state"] = "running"
+        try:
+            found.update(control.request(paths.control, {"op": "status"}))
+            found.pop("ok")
+        except ControlError as error:
+            found["error"] = str(error)
+        return found
+    ended = records.read_record(paths.last_exit)
+    if ended is not None:
+        found["exit"] = ended
+        found["state"] = "stopped" if ended.get("status") == EXIT_OK else "failed"
+    return found
+
+
+def _row(found: dict[str, Any]) -> str:
+    uptime, memory, vcpus = found.get("uptime"), found.get("memory"), found.get("vcpus")
+    reason = found.get("error") or found.get("exit", {}).get("reason", "")
+    columns = (
+        f"{found['name']:<24}",
+        f"{found['state']:<8}",
+        f"{'' if uptime is None else format_duration(uptime):>12}",
+        f"{'' if vcpus is None else vcpus:>5}",
+        f"{'' if memory is None else format_size(memory):>8}",
+    )
+    return "  ".join([*columns, str(reason)]).rstrip()
+
+
+def _command_list(options: argparse.Namespace) -> int:
+    layout = Layout(options.root)
+    found = [_look(layout.guest(name)) for name in layout.names()]
+    if options.json:
+        _say(json.dumps(found, indent=2, sort_keys=True))
+    elif found:
+        _say(f"{'NAME':<24}  {'STATE':<8}  {'UPTIME':>12}  {'VCPUS':>5}  {'MEMORY':>8}  REASON")
+        for one in found:
+            _say(_row(one))
+    else:
+        _say("no guests")
+    return EXIT_OK
+
+
+def _command_status(options: argparse.Namespace) -> int:
+    _say(json.dumps(_look(Layout(options.root).guest(options.name)), indent=2, sort_keys=True))
+    return EXIT_OK
+
+
+def _printable(data: bytes) -> str:
+    """Return a log as text that cannot drive the terminal of whoever reads it."""
+    text = data.decode("utf-8", "replace").replace("\r\n", "\n")
+    return "".join(
+        c if c.isprintable() or c in "\n\t" else "\N{REPLACEMENT CHARACTER}" for c in text
+    )
+
+
+def _log_tail(paths: GuestPaths, lines: int) -> str:
+    try:
+        data = tail_untrusted(paths.log, _TAIL_LIMIT)
+    except OSError as error:
+        raise InputFileError(f"no log of {paths.name}: {error.strerror or error}") from error
+    return "\n".join(_printable(data).rstrip("\n").split("\n")[-lines:])
+
+
+def _command_logs(options: argparse.Namespace) -> int:
+    paths = Layout(options.root).guest(options.name)
+    _say(_log_tail(paths, options.lines))
+    if not options.follow:
+        return EXIT_OK
+    seen = os.lstat(paths.log)
+    size = seen.st_size
+    while True:
+        time.sleep(_FOLLOW_INTERVAL)
+        try:
+            now = os.lstat(paths.log)
+            if now.st_ino != seen.st_ino or now.st_size < size:
+                size = 0  # it was rotated
+            if now.st_size > size:
+                sys.stdout.write(_printable(tail_untrusted(paths.log, now.st_size - size)))
+                sys.stdout.flush()
+            seen, size = now, now.st_size
+        except FileNotFoundError:
+            continue
+
+
+def _command_console(options: argparse.Namespace) -> int:
+    from . import control  # noqa: PLC0415
+    from .terminal import STDIN, converse  # noqa: PLC0415
+
+    paths = Layout(options.root).guest(options.name)
+    with control.connect(paths.control, 5.0) as connection:
+        control.ask(connection, {"op": "console"})
+        if os.isatty(STDIN):
+            sys.stderr.write(f"Connected to {options.name}; Ctrl-] leaves.\n")
+            sys.stderr.flush()
+        ended_by = converse(connection)
+    if os.isatty(STDIN):
+        sys.stderr.write(f"\n{'The guest has ended.' if ended_by == 'guest' else 'Left.'}\n")
+    return EXIT_OK
+
+
+def _command_stop(options: argparse.Namespace) -> int:
+    import signal  # noqa: PLC0415
+
+    from . import control, process, records  # noqa: PLC0415
+
+    paths = Layout(options.root).guest(options.name)
+    if not os.path.lexists(paths.definition):
+        raise InputFileError(f"there is no guest {options.name}")
+    who = records.running(paths)
+    if who is None:
+        return EXIT_OK
+    try:
+        control.request(paths.control, {"op": "stop"})
+    except ControlError:
+        process.signal(who, signal.SIGTERM)
+    deadline = time.monotonic() + options.timeout
+    while process.alive(who):
+        if time.monotonic() > deadline:
+            _complain(f"{options.name} has not stopped within {format_duration(options.timeout)}")
+            return EXIT_TIMEOUT
+        time.sleep(0.02)
+    return EXIT_OK
+
+
+def _parser() -> argparse.ArgumentParser:
+    parser = _Parser(prog="kvm-helper", description="Small KVM guests from the standard library.")
+    commands = parser.add_subparsers(dest="command", required=True, metavar="COMMAND")
+
+    def command(name: str, function: Any, summary: str) -> argparse.ArgumentParser:
+        added = commands.add_parser(name, help=summary, description=summary)
+        added.set_defaults(function=function)
+        return added
+
+    def on_device(added: argparse.ArgumentParser) -> None:
+        added.add_argument("--device", default="/dev/kvm", help="the KVM device (%(default)s)")
+
+    def on_guest(added: argparse.ArgumentParser) -> None:
+        added.add_argument("name", metavar="NAME", type=_name, help="a declared guest")
+        on_host(added)
+
+    def on_host(added: argparse.ArgumentParser) -> None:
+        added.add_argument("--root", default="/", help="prefix of all places (%(default)s)")
+
+    def as_json(added: argparse.ArgumentParser) -> None:
+        added.add_argument("--json", action="store_true", help="print JSON")
+
+    run = command("run", _command_run, "Run a guest with its serial port on the terminal.")
+    run.add_argument("--kernel", required=True, metavar="FILE", help="image, or greeter")
+    run.add_argument("--initrd", metavar="FILE", help="multiboot module")
+    run.add_argument("--cmdline", default="", metavar="TEXT", help="kernel command line")
+    run.add_argument(
+        "--memory", type=_size, default=128 << 20, metavar="SIZE", help="memory (128MiB)"
+    )
+    run.add_argument("--vcpus", type=_count, default=1, metavar="N", help="vCPUs (%(default)s)")
+    run.add_argument("--timeout", type=_seconds, metavar="SECONDS", help="end it after this long")
+    on_device(run)
+    added = command("probe", _command_probe, "Say what this host's KVM can do.")
+    on_device(added)
+    as_json(added)
+    added = command("selftest", _command_selftest, "Run small guests and measure.")
+    on_device(added)
+    as_json(added)
+    added = command("list", _command_list, "List the declared guests.")
+    on_host(added)
+    as_json(added)
+    on_guest(command("status", _command_status, "Print a guest's state as JSON."))
+    on_guest(command("console", _command_console, "Attach to a guest's serial port."))
+    added = command("logs", _command_logs, "Print the end of a guest's console log.")
+    on_guest(added)
+    added.add_argument("-n", "--lines", type=_count, default=100, help="how many (%(default)s)")
+    added.add_argument("-f", "--follow", action="store_true", help="go on as it grows")
+    added = command("stop", _command_stop, "Stop a guest.")
+    on_guest(added)
+    added.add_argument("--timeout", type=_seconds, default=30.0, help="seconds (%(default)s)")
+    added = command("serve", _command_serve, "Run a declared guest in the foreground.")
+    on_guest(added)
+    added.add_argument("--notify-fd", type=int, metavar="FD", help="where to tell readiness")
+    on_device(added)
+    return parser
+
+
+def main(arguments: Sequence[str] | None = None) -> int:
+    """Run the command line and return the exit status."""
+    try:
+        options = _parser().parse_args(arguments)
+        status: int = options.function(options)
+        sys.stdout.flush()
+    except KvmError as error:
+        _complain(f"{error}; {error.remedy}" if error.remedy else str(error))
+        return error.status
+    except KeyboardInterrupt:
+        return EXIT_OK
+    except BrokenPipeError:
+        # Whoever read our output has gone; the interpreter must not complain about it at exit.
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        return EXIT_IO
+    except OSError as error:
+        _complain(str(error))
+        return EXIT_IO
+    except MemoryError:
+        _complain("this host has too little memory")
+        return EXIT_INTERNAL
+    return status

@@ -1,0 +1,44 @@
+# Copyright (C) 2026 virtfleet contributors
+# SPDX-License-Identifier: GPL-3.0-or-later
+"""Giving up root: an unprivileged user without a name, no groups, no way back."""
+
+from __future__ import annotations
+
+import ctypes
+import os
+import resource
+
+from .errors import KvmError
+
+# Numeric users without an entry in passwd, in a range that no distribution allocates from
+# (systemd, docs/UIDS-GIDS.md: unused above 1879048191).
+FIRST_UID = 0x7000_0000
+UID_MASK = 0x07FF_FFFF
+_PR_SET_NO_NEW_PRIVS = 38  # include/uapi/linux/prctl.h
+
+
+def drop(uid: int) -> None:
+    """Become ``uid`` for good, with the group of the same number, if this process is root.
+
+    No core dump will hold the guest's memory, and no program that is started gains privileges.
+    Raises KvmError if the kernel did not take all of it.
+    """
+    libc = ctypes.CDLL(None, use_errno=True)
+    if libc.prctl(_PR_SET_NO_NEW_PRIVS, 1, 0, 0, 0) != 0:
+        raise KvmError(f"cannot set no_new_privs: {os.strerror(ctypes.get_errno())}")
+    resource.setrlimit(resource.RLIMIT_CORE, (0, 0))
+    if os.geteuid() != 0:
+        return
+    try:
+        os.setgroups([])
+        os.setresgid(uid, uid, uid)
+        os.setresuid(uid, uid, uid)
+    except OSError as error:
+        raise KvmError(f"cannot become user {uid}: {error.strerror}") from error
+    if os.getresuid() != (uid, uid, uid) or os.getresgid() != (uid, uid, uid):
+        raise KvmError(f"cannot become user {uid}")
+
+
+def passing_uid() -> int:
+    """Return a user for a guest without a definition: of this process alone."""
+    return FIRST_UID | os.getpid() & UID_MASK

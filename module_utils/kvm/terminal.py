@@ -1,0 +1,97 @@
+# Copyright (C) 2026 virtfleet contributors
+# SPDX-License-Identifier: GPL-3.0-or-later
+"""A person's terminal joined to a guest's serial port."""
+
+from __future__ import annotations
+
+import os
+import select
+import termios
+import tty
+from contextlib import contextmanager
+from typing import TYPE_CHECKING, Callable, Iterator
+
+if TYPE_CHECKING:
+    import socket
+
+    from .runner import Runner
+    from .serial import Serial
+
+STDIN, STDOUT = 0, 1
+ESCAPE = b"\x1d"  # Ctrl-]
+_PIECE = 4096
+_FEED_BELOW = 1024  # bytes of input waiting in the guest above which no more is read
+_FEED_INTERVAL = 0.02  # seconds
+
+
+@contextmanager
+def raw_terminal(descriptor: int) -> Iterator[bool]:
+    """Set the terminal raw, so that every key reaches the guest, and restore it at the end.
+
+    Yields whether the descriptor is a terminal at all.
+    """
+    if not os.isatty(descriptor):
+        yield False
+        return
+    before = termios.tcgetattr(descriptor)
+    tty.setraw(descriptor)
+    try:
+        yield True
+    finally:
+        termios.tcsetattr(descriptor, termios.TCSADRAIN, before)
+
+
+class Feeder:
+    """Gives standard input to a guest, no faster than the guest reads.
+
+    From a terminal, Ctrl-] calls ``on_escape``; the end of the input just ends the feeding.
+    """
+
+    def __init__(self, runner: Runner, serial: Serial, on_escape: Callable[[], None]) -> None:
+        self._runner = runner
+        self._serial = serial
+        self._on_escape = on_escape
+        self._terminal = os.isatty(STDIN)
+        self._open = True
+        runner.each_turn(self._feed)
+
+    def _feed(self) -> float | None:
+        """Take a turn on the main loop. Polled, because a regular file cannot be waited for."""
+        while self._open and self._serial.waiting() < _FEED_BELOW:
+            try:
+                ready, _, _ = select.select([STDIN], [], [], 0)
+                if not ready:
+                    break
+                data = os.read(STDIN, _FEED_BELOW)
+            except OSError:  # closed, or a terminal that hung up
+                data = b""
+            if not data:
+                self._open = False
+            elif self._terminal and ESCAPE in data:
+                self._open = False
+                self._on_escape()
+            else:
+                self._serial.receive(data)
+        return _FEED_INTERVAL if self._open else None
+
+
+def converse(connection: socket.socket) -> str:
+    """Join standard input and output to an attached console; return who ended it.
+
+    "guest" when the guest closed it, "user" after Ctrl-] or the end of the input.
+    """
+    connection.setblocking(True)
+    with raw_terminal(STDIN) as is_terminal:
+        while True:
+            ready, _, _ = select.select([STDIN, connection.fileno()], [], [])
+            if connection.fileno() in ready:
+                data = connection.recv(_PIECE)
+                if not data:
+                    return "guest"
+                while data:
+                    data = data[os.write(STDOUT, data) :]
+            if STDIN in ready:
+                data = os.read(STDIN, _PIECE)
+                if not data or (is_terminal and ESCAPE in data):
+                    return "user"
+                connection.sendall(data)
