@@ -9,10 +9,9 @@ interrupt controllers in place every new slot waits milliseconds for a grace per
 
 from __future__ import annotations
 
-import platform
+import os
 from contextlib import ExitStack
-from dataclasses import dataclass
-from typing import TYPE_CHECKING, Callable
+from typing import TYPE_CHECKING, Callable, NamedTuple
 
 from . import abi, cpu, pc
 from .bus import Bus
@@ -25,8 +24,7 @@ if TYPE_CHECKING:
     from .device import Kvm, Vcpu, Vm
 
 
-@dataclass(frozen=True)
-class MachineConfig:
+class MachineConfig(NamedTuple):
     """What a machine is made of. ``memory`` is in bytes."""
 
     kernel: Image
@@ -40,8 +38,9 @@ class Machine:
     """A machine that is ready to run; a context manager that takes it down again."""
 
     def __init__(self, kvm: Kvm, config: MachineConfig, sink: Callable[[bytes], None]) -> None:
-        if platform.machine() != "x86_64":
-            raise HostError(f"the helper runs x86-64 guests only, this is {platform.machine()}")
+        architecture = os.uname().machine
+        if architecture != "x86_64":
+            raise HostError(f"the helper runs x86-64 guests only, this host is {architecture}")
         loader = loader_for(config.kernel)
         cmdline = encode_cmdline(config.cmdline)
         loader.check(config.memory, cmdline, config.initrd)
@@ -60,10 +59,10 @@ class Machine:
             entry = loader.load(self.memory, cmdline, config.initrd)
             self.serial = Serial(sink, lambda level: self.vm.irq_line(COM1_IRQ, level))
             self._add_devices()
-            supported, brand = kvm.supported_cpuid(), cpu.host_brand()
+            supported = kvm.supported_cpuid()
             for index in range(config.vcpus):
                 vcpu = stack.enter_context(self.vm.create_vcpu(index))
-                vcpu.set_cpuid(cpu.cpuid_for(supported, index, config.vcpus, brand))
+                vcpu.set_cpuid(cpu.cpuid_for(supported, index, config.vcpus))
                 self.vcpus.append(vcpu)
             # The others wait in their local APIC until the boot CPU starts them.
             self._enter(self.vcpus[0], entry)

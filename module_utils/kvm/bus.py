@@ -4,6 +4,7 @@
 
 from __future__ import annotations
 
+import struct
 import threading
 from typing import TYPE_CHECKING, Callable
 
@@ -12,6 +13,11 @@ if TYPE_CHECKING:
 
 Read = Callable[[int, int], int]  # (offset, size in bytes) → value
 Write = Callable[[int, int, int], None]  # (offset, size in bytes, value)
+
+
+# kvm_run.io and kvm_run.mmio, at offset 32 of struct kvm_run. One call is faster than five indexes.
+_unpack_io = struct.Struct("<BBHIQ").unpack_from  # direction, size, port, count, data_offset
+_unpack_mmio = struct.Struct("<Q8xIB").unpack_from  # phys_addr, (data), len, is_write
 
 
 class GuestStop(Exception):  # noqa: N818 - an end, not an error
@@ -58,11 +64,9 @@ class Bus:
     def port_io(self, vcpu: Vcpu) -> None:
         """Carry out a KVM_EXIT_IO: ``kvm_run.io`` (api.rst, section 5)."""
         run8 = vcpu.run8
-        size = run8[33]
-        found = self._ports.get(vcpu.run16[17])
-        offset = vcpu.run64[5]
-        repeat = vcpu.run32[9]
-        if run8[32]:  # KVM_EXIT_IO_OUT
+        is_out, size, port, repeat, offset = _unpack_io(run8, 32)
+        found = self._ports.get(port)
+        if is_out:
             if found is None:
                 return
             _, write, register = found
@@ -81,9 +85,7 @@ class Bus:
     def mmio(self, vcpu: Vcpu) -> None:
         """Carry out a KVM_EXIT_MMIO: ``kvm_run.mmio`` (api.rst, section 5)."""
         run8 = vcpu.run8
-        address = vcpu.run64[4]
-        size = vcpu.run32[12]
-        is_write = run8[52]
+        address, size, is_write = _unpack_mmio(run8, 32)
         for start, end, read, write in self._ranges:
             if start <= address < end:
                 with self.lock:

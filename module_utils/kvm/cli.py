@@ -5,7 +5,6 @@
 from __future__ import annotations
 
 import argparse
-import json
 import os
 import sys
 import time
@@ -33,8 +32,18 @@ _TAIL_LIMIT = 1 << 20  # bytes of a log that are looked at
 _FOLLOW_INTERVAL = 0.2  # seconds
 
 
+class _Help(argparse.HelpFormatter):
+    """Of a fixed width: asking for the terminal's at every option costs milliseconds."""
+
+    def __init__(self, prog: str) -> None:
+        super().__init__(prog, width=100)
+
+
 class _Parser(argparse.ArgumentParser):
     """Ends with the helper's status for a wrong command line instead of argparse's."""
+
+    def __init__(self, **settings: Any) -> None:
+        super().__init__(formatter_class=_Help, **settings)
 
     def error(self, message: str) -> NoReturn:
         self.print_usage(sys.stderr)
@@ -72,6 +81,12 @@ def _name(text: str) -> str:
 
 def _say(text: str) -> None:
     sys.stdout.write(f"{text}\n")
+
+
+def _say_json(value: Any) -> None:
+    import json  # noqa: PLC0415 - most commands print none
+
+    _say(json.dumps(value, indent=2, sort_keys=True))
 
 
 def _complain(text: str) -> None:
@@ -131,7 +146,7 @@ def _command_probe(options: argparse.Namespace) -> int:
 
     found = probe(options.device)
     if options.json:
-        _say(json.dumps(found, indent=2, sort_keys=True))
+        _say_json(found)
     else:
         _say(f"device        {found['device']}")
         if found["api_version"] is not None:
@@ -152,7 +167,7 @@ def _command_selftest(options: argparse.Namespace) -> int:
 
     result = selftest(options.device)
     if options.json:
-        _say(json.dumps(result, indent=2, sort_keys=True))
+        _say_json(result)
     else:
         for one in result["measurements"]:
             unit = "" if one["unit"] == "ratio" else f" {one['unit']}"
@@ -204,7 +219,7 @@ def _command_list(options: argparse.Namespace) -> int:
     layout = Layout(options.root)
     found = [_look(layout.guest(name)) for name in layout.names()]
     if options.json:
-        _say(json.dumps(found, indent=2, sort_keys=True))
+        _say_json(found)
     elif found:
         _say(f"{'NAME':<24}  {'STATE':<8}  {'UPTIME':>12}  {'VCPUS':>5}  {'MEMORY':>8}  REASON")
         for one in found:
@@ -215,7 +230,7 @@ def _command_list(options: argparse.Namespace) -> int:
 
 
 def _command_status(options: argparse.Namespace) -> int:
-    _say(json.dumps(_look(Layout(options.root).guest(options.name)), indent=2, sort_keys=True))
+    _say_json(_look(Layout(options.root).guest(options.name)))
     return EXIT_OK
 
 
@@ -298,7 +313,10 @@ def _command_stop(options: argparse.Namespace) -> int:
 
 def _parser() -> argparse.ArgumentParser:
     parser = _Parser(prog="kvm-helper", description="Small KVM guests from the standard library.")
-    commands = parser.add_subparsers(dest="command", required=True, metavar="COMMAND")
+    # With its prog given, argparse need not format a usage line (and load half the library).
+    commands = parser.add_subparsers(
+        dest="command", required=True, metavar="COMMAND", prog=parser.prog
+    )
 
     def command(name: str, function: Any, summary: str) -> argparse.ArgumentParser:
         added = commands.add_parser(name, help=summary, description=summary)

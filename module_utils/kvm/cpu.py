@@ -8,10 +8,12 @@ Sources: Intel SDM volume 3, chapters 3 (segments) and 9 (modes); AMD APM volume
 
 from __future__ import annotations
 
+import os
 import struct
-from typing import Sequence
+from typing import TYPE_CHECKING
 
-from . import abi
+if TYPE_CHECKING:
+    from . import abi
 
 RFLAGS_RESERVED = 0x2  # bit 1 is always set
 CR0_PE, CR0_ET = 1 << 0, 1 << 4
@@ -43,44 +45,51 @@ def enter_real_mode(sregs: abi.kvm_sregs) -> None:
 
 def host_brand() -> bytes:
     """Return the host CPU's brand string as CPUID has it: 48 bytes, padded with zeros."""
-    with open("/proc/cpuinfo", "rb") as file:
-        head = file.read(4096)
+    descriptor = os.open("/proc/cpuinfo", os.O_RDONLY | os.O_CLOEXEC)
+    try:
+        head = os.read(descriptor, 4096)
+    finally:
+        os.close(descriptor)
     _, _, found = head.partition(b"model name\t: ")
     return found.partition(b"\n")[0][:47].ljust(48, b"\0")
 
 
-def cpuid_for(
-    supported: Sequence[abi.kvm_cpuid_entry2], index: int, count: int, brand: bytes
-) -> list[abi.kvm_cpuid_entry2]:
+def cpuid_for(supported: bytearray, index: int, count: int) -> bytearray:
     """Return the CPUID of vCPU ``index`` of ``count``: what KVM supports, with ids and topology.
 
-    The vCPUs are ``count`` cores of one package, their APIC ids are 0 … count - 1. Where KVM leaves
-    the brand string empty, it is ``brand``.
+    ``supported`` and the result are a struct kvm_cpuid2, patched word by word, since a hundred
+    ctypes objects would cost a tenth of the machine's start. The vCPUs are ``count`` cores of one
+    package with the APIC ids 0 … count - 1. A brand string that KVM leaves empty is the host's.
     """
-    entries = []
-    for source in supported:
-        entry = abi.kvm_cpuid_entry2.from_buffer_copy(source)
-        if entry.function == 0x1:
-            entry.ebx = entry.ebx & 0xFFFF | min(count, 255) << 16 | index << 24
-            entry.ecx |= _CPUID_HYPERVISOR
-            entry.edx = entry.edx | _CPUID_HTT if count > 1 else entry.edx & ~_CPUID_HTT
-        elif entry.function in {0xB, 0x1F}:
-            _set_topology_level(entry, index, count)
-        elif 0x8000_0002 <= entry.function <= 0x8000_0004 and not entry.eax:
-            words = struct.unpack_from("<4I", brand, (entry.function - 0x8000_0002) * 16)
-            entry.eax, entry.ebx, entry.ecx, entry.edx = words
-        elif entry.function == 0x8000_0008:
-            entry.ecx = entry.ecx & ~0xF0FF | (count - 1) & 0xFF
-        elif entry.function == 0x8000_001E:
-            entry.eax, entry.ebx = index, index & 0xFF
-        entries.append(entry)
-    return entries
+    cpuid = bytearray(supported)
+    words = memoryview(cpuid).cast("I")
+    for at in range(2, 2 + 10 * words[0], 10):
+        function, eax, ebx, ecx, edx = words[at], at + 3, at + 4, at + 5, at + 6
+        if function == 0x1:
+            words[ebx] = words[ebx] & 0xFFFF | min(count, 255) << 16 | index % 256 << 24
+            words[ecx] |= _CPUID_HYPERVISOR
+            words[edx] = words[edx] | _CPUID_HTT if count > 1 else words[edx] & ~_CPUID_HTT
+        elif function in {0xB, 0x1F}:
+            # Levels: one thread a core, then all the cores.
+            level = words[at + 1]
+            shift, processors = ((0, 1), ((count - 1).bit_length(), count), (0, 0))[min(level, 2)]
+            words[eax], words[ebx], words[edx] = shift, processors, index
+            words[ecx] = level & 0xFF | (level + 1 if level < 2 else 0) << 8
+        elif function == 0x8000_0002 and not words[eax]:
+            _put_brand(words)
+        elif function == 0x8000_0008:
+            words[ecx] = words[ecx] & ~0xF0FF | count - 1 & 0xFF
+        elif function == 0x8000_001E:
+            words[eax], words[ebx] = index, index & 0xFF
+    return cpuid
 
 
-def _set_topology_level(entry: abi.kvm_cpuid_entry2, index: int, count: int) -> None:
-    """Fill one level of the extended topology leaf: one thread a core, ``count`` cores."""
-    threads, cores = 0, 1
-    levels = {threads: (0, 1, 1), cores: ((count - 1).bit_length(), count, 2)}
-    shift, processors, kind = levels.get(entry.index, (0, 0, 0))
-    entry.eax, entry.ebx, entry.ecx = shift, processors, kind << 8 | entry.index
-    entry.edx = index
+def _put_brand(words: memoryview) -> None:
+    """Fill the brand string's three leaves."""
+    brand = struct.unpack("<12I", host_brand())
+    for at in range(2, 2 + 10 * words[0], 10):
+        part = words[at] - 0x8000_0002
+        if 0 <= part < 3:
+            words[at + 3 : at + 7] = memoryview(
+                struct.pack("<4I", *brand[4 * part : 4 * part + 4])
+            ).cast("I")

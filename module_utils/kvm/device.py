@@ -13,7 +13,7 @@ import fcntl
 import mmap
 import os
 import struct
-from typing import TYPE_CHECKING, Any, Iterable, Sequence
+from typing import TYPE_CHECKING, Any, Iterable
 
 from . import abi
 from .errors import HostError, KvmError
@@ -24,6 +24,7 @@ if TYPE_CHECKING:
 DEVICE = "/dev/kvm"
 _TSS_ADDRESS = 0xFFFB_D000  # three pages that Intel's real-mode emulation needs, below the BIOS
 _IDENTITY_MAP_ADDRESS = 0xFFFB_C000
+_CPUID_ENTRY_SIZE = ctypes.sizeof(abi.kvm_cpuid_entry2)
 _MAX_CPUID_ENTRIES = 256  # KVM_MAX_CPUID_ENTRIES
 
 _LOAD = "load kvm_intel or kvm_amd; if that fails, enable VT-x or AMD-V in the firmware"
@@ -107,17 +108,14 @@ class Kvm(_Descriptor):
         """Return the bytes of the area that a vCPU shares with this process."""
         return _ioctl(self.fd, abi.GET_VCPU_MMAP_SIZE, 0, "ask for the vCPU's shared area")
 
-    def supported_cpuid(self) -> list[abi.kvm_cpuid_entry2]:
-        """Return the CPUID leaves that KVM can give to a guest."""
-        entry_size = ctypes.sizeof(abi.kvm_cpuid_entry2)
-        buffer = bytearray(8 + _MAX_CPUID_ENTRIES * entry_size)
+    def supported_cpuid(self) -> bytearray:
+        """Return the CPUID that KVM can give to a guest, as a struct kvm_cpuid2."""
+        buffer = bytearray(8 + _MAX_CPUID_ENTRIES * _CPUID_ENTRY_SIZE)
         struct.pack_into("I", buffer, 0, _MAX_CPUID_ENTRIES)
         _ioctl(self.fd, abi.GET_SUPPORTED_CPUID, buffer, "read the supported CPUID")
         (count,) = struct.unpack_from("I", buffer)
-        return [
-            abi.kvm_cpuid_entry2.from_buffer_copy(buffer, 8 + index * entry_size)
-            for index in range(count)
-        ]
+        del buffer[8 + count * _CPUID_ENTRY_SIZE :]
+        return buffer
 
     def feature_msrs(self) -> dict[int, int]:
         """Return the feature MSRs and the values that a guest may be given; empty where unknown."""
@@ -254,11 +252,9 @@ class Vcpu(_Descriptor):
         """Set segments, tables and control registers."""
         _ioctl(self.fd, abi.SET_SREGS, sregs, "set the special registers")
 
-    def set_cpuid(self, entries: Sequence[abi.kvm_cpuid_entry2]) -> None:
-        """Set what the guest's CPUID instruction answers."""
-        argument = bytearray(struct.pack("II", len(entries), 0))
-        argument += b"".join(bytes(entry) for entry in entries)
-        _ioctl(self.fd, abi.SET_CPUID2, argument, "set the CPUID")
+    def set_cpuid(self, cpuid: bytearray) -> None:
+        """Set what the guest's CPUID instruction answers: a struct kvm_cpuid2."""
+        _ioctl(self.fd, abi.SET_CPUID2, cpuid, "set the CPUID")
 
     def set_msrs(self, values: Iterable[tuple[int, int]]) -> None:
         """Set model specific registers; KvmError names the first that KVM does not take."""

@@ -12,7 +12,7 @@ from __future__ import annotations
 import os
 import stat
 import struct
-from dataclasses import dataclass
+from typing import NamedTuple
 
 from ..units import format_size
 from .errors import ConfigError, InputFileError
@@ -25,16 +25,14 @@ CMDLINE_LIMIT = 4096  # bytes
 IMAGE_LIMIT = 1 << 30  # bytes of a kernel or an initrd that are read at all
 
 
-@dataclass(frozen=True)
-class Image:
+class Image(NamedTuple):
     """A file's name, for messages, and its content."""
 
     name: str
     content: bytes
 
 
-@dataclass(frozen=True)
-class Entry:
+class Entry(NamedTuple):
     """How the boot CPU enters the guest: ``mode`` is "real" or "protected"."""
 
     mode: str
@@ -44,8 +42,7 @@ class Entry:
     rbx: int = 0
 
 
-@dataclass(frozen=True)
-class Segment:
+class Segment(NamedTuple):
     """``data`` that goes to ``address``, followed by zeros up to ``size`` bytes."""
 
     address: int

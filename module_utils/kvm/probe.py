@@ -5,7 +5,7 @@
 from __future__ import annotations
 
 import os
-import platform
+import struct
 from typing import Any
 
 from . import abi, cpu
@@ -25,7 +25,7 @@ def probe(device: str = DEVICE) -> dict[str, Any]:
     """
     found: dict[str, Any] = {
         "device": device,
-        "machine": platform.machine(),
+        "machine": os.uname().machine,
         "present": os.path.exists(device),
         "permitted": None,
         "error": None,
@@ -48,8 +48,7 @@ def probe(device: str = DEVICE) -> dict[str, Any]:
                 found["vm_created"] = True
                 found["capabilities"]["vm"] = _capabilities(vm)
                 if found["machine"] == "x86_64":
-                    supported = kvm.supported_cpuid()
-                    found["cpuid"] = [_leaf(entry) for entry in supported]
+                    found["cpuid"] = _leaves(kvm.supported_cpuid())
                     msrs = kvm.feature_msrs()
                     found["feature_msrs"] = {hex(index): value for index, value in msrs.items()}
                     found["ring0"] = ring0(kvm)
@@ -62,15 +61,12 @@ def _capabilities(source: Kvm | Vm) -> dict[str, int]:
     return {name: source.check_extension(number) for name, number in abi.CAPABILITIES.items()}
 
 
-def _leaf(entry: abi.kvm_cpuid_entry2) -> dict[str, int]:
-    return {
-        "leaf": entry.function,
-        "subleaf": entry.index,
-        "eax": entry.eax,
-        "ebx": entry.ebx,
-        "ecx": entry.ecx,
-        "edx": entry.edx,
-    }
+def _leaves(cpuid: bytearray) -> list[dict[str, int]]:
+    names = ("leaf", "subleaf", "flags", "eax", "ebx", "ecx", "edx")
+    leaves = [dict(zip(names, entry)) for entry in struct.iter_unpack("<7I12x", cpuid[8:])]
+    for leaf in leaves:
+        del leaf["flags"]
+    return leaves
 
 
 def ring0(kvm: Kvm) -> str:

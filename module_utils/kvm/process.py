@@ -10,13 +10,11 @@ from __future__ import annotations
 
 import os
 import signal as signals
-from dataclasses import asdict, dataclass
 from functools import lru_cache
-from typing import Any
+from typing import Any, NamedTuple
 
 
-@dataclass(frozen=True)
-class Identity:
+class Identity(NamedTuple):
     """One process of one boot."""
 
     pid: int
@@ -25,7 +23,7 @@ class Identity:
 
     def to_dict(self) -> dict[str, Any]:
         """Return the plain values that `from_dict` reads."""
-        return asdict(self)
+        return self._asdict()
 
     @classmethod
     def from_dict(cls, data: object) -> Identity | None:

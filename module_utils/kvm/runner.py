@@ -13,10 +13,8 @@ import selectors
 import signal
 import threading
 import time
-import traceback
 from contextlib import suppress
-from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any, Callable
+from typing import TYPE_CHECKING, Any, Callable, NamedTuple
 
 from . import abi
 from .bus import GuestStop
@@ -31,8 +29,7 @@ _JOIN_GRACE = 2.0  # seconds after which a thread stuck in a write is left to th
 _REASONS = 64  # exit reasons that are counted
 
 
-@dataclass(frozen=True)
-class Outcome:
+class Outcome(NamedTuple):
     """How a run ended: exit status, one line for people, and details such as registers."""
 
     status: int
@@ -168,6 +165,8 @@ class Runner:
         except KvmError as error:
             self.finish(Outcome(error.status, str(error)))
         except Exception as error:  # noqa: BLE001 - reported, and the guest must end
+            import traceback  # noqa: PLC0415 - costs milliseconds at every start
+
             text = traceback.format_exc()
             self.finish(Outcome(EXIT_INTERNAL, f"internal error of the helper: {error}", text))
 

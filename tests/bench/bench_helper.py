@@ -1,0 +1,120 @@
+# Copyright (C) 2026 virtfleet contributors
+# SPDX-License-Identifier: GPL-3.0-or-later
+"""The helper against C that makes the same ioctls, and against QEMU's smallest machine."""
+
+from __future__ import annotations
+
+import shutil
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+from ansible.module_utils.kvm import abi
+from comparing import Side, compare, say, wall
+
+pytestmark = pytest.mark.kvm
+
+PYTHON = "/usr/bin/python3"
+EXITS = 20_000
+# out 0xf4, al; jmp .-2
+EXIT_LOOP = bytes.fromhex("e6f4ebfc")
+# mov al, 0; out 0xf4, al: debug exit with the status 1.
+EXIT_ONCE = bytes.fromhex("b000e6f4")
+
+# What a process of the helper does: build a machine, enter it, and go on through exits.
+OURS = f"""
+import sys, time
+from virtfleet.kvm import abi
+from virtfleet.kvm.builder import Machine, MachineConfig
+from virtfleet.kvm.device import Kvm
+from virtfleet.kvm.loader import Image
+
+image, exits = Image("loop", bytes.fromhex("{EXIT_LOOP.hex()}")), int(sys.argv[1])
+begin = time.perf_counter()
+with Kvm() as kvm, Machine(kvm, MachineConfig(image, 1 << 20), print) as machine:
+    vcpu = machine.vcpus[0]
+    vcpu.run()
+    first = time.perf_counter() - begin
+    machine.bus._ports.clear()
+    run, port_io, counts = vcpu.run, machine.bus.port_io, [0] * 64
+    begin = time.perf_counter()
+    for _ in range(exits):
+        reason = run()
+        counts[reason] += 1
+        if reason == {abi.EXIT_IO}:
+            port_io(vcpu)
+    spent = time.perf_counter() - begin
+    assert counts[{abi.EXIT_IO}] == exits
+print(first * 1e6, spent / max(exits, 1) * 1e6)
+"""
+
+
+@pytest.fixture(scope="module")
+def in_c(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    program = tmp_path_factory.mktemp("c") / "exits"
+    source = Path(__file__).parent / "exits.c"
+    compiler = shutil.which("gcc")
+    assert compiler, "the benchmarks need gcc"
+    subprocess.run([compiler, "-O2", "-Wall", "-Werror", "-o", program, source], check=True)
+    return program
+
+
+@pytest.fixture(scope="module")
+def helper(tmp_path_factory: pytest.TempPathFactory, repository: Path) -> Path:
+    """Unpack the helper as an installation does, byte-compiled."""
+    folder = tmp_path_factory.mktemp("helper")
+    builder = [sys.executable, str(repository / "module_utils/kvm/archive.py")]
+    subprocess.run([*builder, str(folder / "helper.pyz")], check=True, stdout=subprocess.DEVNULL)
+    subprocess.run(
+        [PYTHON, "-m", "zipfile", "-e", folder / "helper.pyz", folder / "in"], check=True
+    )
+    subprocess.run([PYTHON, "-m", "compileall", "-q", folder / "in"], check=True)
+    return folder / "in"
+
+
+def _figures(command: list[str]) -> tuple[float, float]:
+    done = subprocess.run(command, check=True, capture_output=True, text=True)
+    first, each = done.stdout.split()
+    return float(first), float(each)
+
+
+def test_open_to_first_exit(helper: Path, in_c: Path) -> None:
+    def ours() -> float:
+        command = [PYTHON, "-c", f"import sys; sys.path.insert(0, {str(helper)!r})\n{OURS}", "0"]
+        return _figures(command)[0]
+
+    peer = Side("C, the same ioctls", lambda: _figures([str(in_c), "0"])[0])
+    compare("open /dev/kvm to first exit", "us", Side("helper", ours), peer, 1.5, rounds=31)
+
+
+def test_port_exits(helper: Path, in_c: Path) -> None:
+    def ours() -> float:
+        code = f"import sys; sys.path.insert(0, {str(helper)!r})\n{OURS}"
+        return _figures([PYTHON, "-c", code, str(EXITS)])[1]
+
+    peer = Side("C", lambda: _figures([str(in_c), str(EXITS)])[1])
+    ratio, mine, theirs = compare("port exit", "us an exit", Side("helper", ours), peer, 1 / 0.75)
+    added = sorted(a - b for a, b in zip(mine, theirs, strict=True))[len(mine) // 2]
+    say(f"  {'added by Python':<44} {added:10.2f}  bound 2.0; rate {1 / ratio:.2f} of C's")
+    assert added <= 2.0
+
+
+def test_first_instruction_against_qemu(helper: Path, tmp_path: Path) -> None:
+    """The same flat image, entered at its start by us and from its reset vector by QEMU."""
+    image = bytearray(EXIT_ONCE.ljust(64 << 10, b"\xf4"))
+    image[0xFFF0:0xFFF3] = b"\xe9\x0d\x00"  # jmp to the image's first byte, 16 bytes on
+    path = tmp_path / "once.bin"
+    path.write_bytes(image)
+    code = f"import sys; sys.path.insert(0, {str(helper)!r})\n"
+    code += "from virtfleet.kvm.cli import main; sys.exit(main(sys.argv[1:]))"
+    mine = [PYTHON, "-ESsc", code, "run", "--kernel", str(path), "--memory", "16MiB"]
+    # This KVM may lack the MSR behind arch-capabilities; without it every KVM takes the machine.
+    theirs = ["qemu-system-x86_64", "-M", "microvm,pit=on,pic=on,rtc=on", "-accel", "kvm"]
+    theirs += ["-cpu", "host,arch-capabilities=off", "-m", "16M", "-nodefaults", "-no-user-config"]
+    theirs += ["-display", "none", "-bios", str(path), "-device", "isa-debug-exit,iobase=0xf4"]
+    ours, peer = (
+        Side("helper", lambda: wall(mine, 1)),
+        Side("QEMU microvm", lambda: wall(theirs, 1)),
+    )
+    compare("process start to first instruction and exit", "ms", ours, peer, 1.0, rounds=11)

@@ -1,0 +1,86 @@
+/* Copyright (C) 2026 virtfleet contributors
+ * SPDX-License-Identifier: GPL-3.0-or-later
+ *
+ * The peer of the helper: the same ioctls in the same order, in C.
+ * Prints two figures: microseconds from open("/dev/kvm") to the first exit, and per further port exit.
+ */
+#include <err.h>
+#include <fcntl.h>
+#include <linux/kvm.h>
+#include <stdio.h>
+#include <stdlib.h>
+#include <string.h>
+#include <sys/ioctl.h>
+#include <sys/mman.h>
+#include <time.h>
+
+#define MEMORY (1 << 20)
+#define ENTRIES 256
+
+static double now(void)
+{
+    struct timespec t;
+
+    clock_gettime(CLOCK_MONOTONIC, &t);
+    return t.tv_sec * 1e6 + t.tv_nsec / 1e3;
+}
+
+static int call(int fd, unsigned long request, void *argument)
+{
+    int result = ioctl(fd, request, argument);
+
+    if (result < 0)
+        err(1, "ioctl %#lx", request);
+    return result;
+}
+
+int main(int argc, char **argv)
+{
+    static const unsigned char code[] = {0xe6, 0xf4, 0xeb, 0xfc}; /* out 0xf4, al; jmp .-2 */
+    int exits = argc > 1 ? atoi(argv[1]) : 0;
+    double begin = now();
+    int kvm = open("/dev/kvm", O_RDWR | O_CLOEXEC);
+
+    if (kvm < 0 || call(kvm, KVM_GET_API_VERSION, 0) != 12)
+        err(1, "/dev/kvm");
+    call(kvm, KVM_CHECK_EXTENSION, (void *)KVM_CAP_MAX_VCPUS);
+
+    int vm = call(kvm, KVM_CREATE_VM, 0);
+    char *memory = mmap(0, MEMORY, PROT_READ | PROT_WRITE,
+                        MAP_PRIVATE | MAP_ANONYMOUS | MAP_NORESERVE, -1, 0);
+    struct kvm_userspace_memory_region region = {
+        .memory_size = MEMORY, .userspace_addr = (unsigned long)memory};
+    call(vm, KVM_SET_USER_MEMORY_REGION, &region);
+    call(vm, KVM_SET_TSS_ADDR, (void *)0xfffbd000);
+    unsigned long identity = 0xfffbc000;
+    call(vm, KVM_SET_IDENTITY_MAP_ADDR, &identity);
+    call(vm, KVM_CREATE_IRQCHIP, 0);
+    struct kvm_pit_config pit = {.flags = KVM_PIT_SPEAKER_DUMMY};
+    call(vm, KVM_CREATE_PIT2, &pit);
+    memcpy(memory + 0x7c00, code, sizeof(code));
+
+    struct kvm_cpuid2 *cpuid = calloc(1, sizeof(*cpuid) + ENTRIES * sizeof(cpuid->entries[0]));
+    cpuid->nent = ENTRIES;
+    call(kvm, KVM_GET_SUPPORTED_CPUID, cpuid);
+    int vcpu = call(vm, KVM_CREATE_VCPU, 0);
+    int size = call(kvm, KVM_GET_VCPU_MMAP_SIZE, 0);
+    volatile struct kvm_run *run = mmap(0, size, PROT_READ | PROT_WRITE, MAP_SHARED, vcpu, 0);
+    call(vcpu, KVM_SET_CPUID2, cpuid);
+    struct kvm_sregs sregs;
+    call(vcpu, KVM_GET_SREGS, &sregs);
+    sregs.cs.base = sregs.cs.selector = 0;
+    call(vcpu, KVM_SET_SREGS, &sregs);
+    struct kvm_regs regs = {.rip = 0x7c00, .rsp = 0x7c00, .rflags = 2};
+    call(vcpu, KVM_SET_REGS, &regs);
+    call(vcpu, KVM_RUN, 0);
+    double first = now() - begin;
+
+    begin = now();
+    for (int i = 0; i < exits; i++) {
+        call(vcpu, KVM_RUN, 0);
+        if (run->exit_reason != KVM_EXIT_IO)
+            errx(1, "unexpected exit %u", run->exit_reason);
+    }
+    printf("%.3f %.3f\n", first, exits ? (now() - begin) / exits : 0);
+    return 0;
+}
