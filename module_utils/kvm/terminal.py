@@ -22,6 +22,7 @@ ESCAPE = b"\x1d"  # Ctrl-]
 _PIECE = 4096
 _FEED_BELOW = 1024  # bytes of input waiting in the guest above which no more is read
 _FEED_INTERVAL = 0.02  # seconds
+_SILENCE = 1.0  # seconds without output after which a console whose input has ended is left
 
 
 @contextmanager
@@ -78,12 +79,16 @@ class Feeder:
 def converse(connection: socket.socket) -> str:
     """Join standard input and output to an attached console; return who ended it.
 
-    "guest" when the guest closed it, "user" after Ctrl-] or the end of the input.
+    "guest" when the guest closed it, "user" after Ctrl-], or when the input has ended and the guest
+    has been silent for a moment since.
     """
     connection.setblocking(True)
+    sources = [STDIN, connection.fileno()]
     with raw_terminal(STDIN) as is_terminal:
         while True:
-            ready, _, _ = select.select([STDIN, connection.fileno()], [], [])
+            ready, _, _ = select.select(sources, [], [], None if STDIN in sources else _SILENCE)
+            if not ready:
+                return "user"
             if connection.fileno() in ready:
                 data = connection.recv(_PIECE)
                 if not data:
@@ -92,6 +97,9 @@ def converse(connection: socket.socket) -> str:
                     data = data[os.write(STDOUT, data) :]
             if STDIN in ready:
                 data = os.read(STDIN, _PIECE)
-                if not data or (is_terminal and ESCAPE in data):
+                if is_terminal and (not data or ESCAPE in data):
                     return "user"
-                connection.sendall(data)
+                if data:
+                    connection.sendall(data)
+                else:
+                    sources.remove(STDIN)
