@@ -9,7 +9,6 @@ Sources: Intel SDM volume 3, chapters 3 (segments) and 9 (modes); AMD APM volume
 from __future__ import annotations
 
 import os
-import struct
 from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
@@ -20,6 +19,7 @@ CR0_PE, CR0_ET = 1 << 0, 1 << 4
 _CODE, _DATA = 0b1011, 0b0011  # accessed; code is readable, data is writable
 _CPUID_HYPERVISOR = 1 << 31  # leaf 1, ECX
 _CPUID_HTT = 1 << 28  # leaf 1, EDX
+_PATCHED = frozenset((0x1, 0xB, 0x1F, 0x8000_0002, 0x8000_0008, 0x8000_001E))
 
 
 def _flat(segment: abi.kvm_segment, selector: int, kind: int) -> None:
@@ -57,14 +57,18 @@ def host_brand() -> bytes:
 def cpuid_for(supported: bytearray, index: int, count: int) -> bytearray:
     """Return the CPUID of vCPU ``index`` of ``count``: what KVM supports, with ids and topology.
 
-    ``supported`` and the result are a struct kvm_cpuid2, patched word by word, since a hundred
-    ctypes objects would cost a tenth of the machine's start. The vCPUs are ``count`` cores of one
-    package with the APIC ids 0 … count - 1. A brand string that KVM leaves empty is the host's.
+    ``supported`` and the result are a struct kvm_cpuid2, patched in place of its words, since a
+    hundred ctypes objects would cost a tenth of the machine's start. The vCPUs are ``count`` cores
+    of one package with the APIC ids 0 … count - 1. A brand string that KVM leaves empty is the
+    host's.
     """
     cpuid = bytearray(supported)
     words = memoryview(cpuid).cast("I")
-    for at in range(2, 2 + 10 * words[0], 10):
-        function, eax, ebx, ecx, edx = words[at], at + 3, at + 4, at + 5, at + 6
+    for entry, function in enumerate(words[2::10].tolist()):
+        if function not in _PATCHED:
+            continue
+        at = 2 + 10 * entry
+        eax, ebx, ecx, edx = at + 3, at + 4, at + 5, at + 6
         if function == 0x1:
             words[ebx] = words[ebx] & 0xFFFF | min(count, 255) << 16 | index % 256 << 24
             words[ecx] |= _CPUID_HYPERVISOR
@@ -86,10 +90,9 @@ def cpuid_for(supported: bytearray, index: int, count: int) -> bytearray:
 
 def _put_brand(words: memoryview) -> None:
     """Fill the brand string's three leaves."""
-    brand = struct.unpack("<12I", host_brand())
-    for at in range(2, 2 + 10 * words[0], 10):
-        part = words[at] - 0x8000_0002
-        if 0 <= part < 3:
-            words[at + 3 : at + 7] = memoryview(
-                struct.pack("<4I", *brand[4 * part : 4 * part + 4])
-            ).cast("I")
+    brand = memoryview(host_brand()).cast("I")
+    functions = words[2::10].tolist()
+    for part in range(3):
+        if 0x8000_0002 + part in functions:
+            at = 5 + 10 * functions.index(0x8000_0002 + part)
+            words[at : at + 4] = brand[4 * part : 4 * part + 4]

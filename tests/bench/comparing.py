@@ -37,34 +37,52 @@ def _spread(samples: Sequence[float]) -> str:
     return f"{statistics.median(samples):10.2f}  ({min(samples):.2f} to {max(samples):.2f})"
 
 
+def report(
+    title: str,
+    unit: str,
+    ours: tuple[str, Sequence[float]],
+    peer: tuple[str, Sequence[float]],
+    bound: float | None,
+) -> None:
+    """Print two series of samples taken in turn; hold the median ratio ours/peer to ``bound``."""
+    ratios = [a / b for a, b in zip(ours[1], peer[1], strict=True)]
+    ratio = statistics.median(ratios)
+    held = "no bound" if bound is None else f"bound {bound:.2f}"
+    say(f"\n{title} [{unit}, {len(ratios)} pairs]")
+    for name, samples in (ours, peer):
+        say(f"  {name:<44} {_spread(samples)}")
+    say(f"  {'ratio':<44} {_spread(ratios)}, {held}")
+    if bound is not None:
+        assert ratio <= bound, f"{title}: ratio {ratio:.2f} is over the bound {bound:.2f}"
+
+
 def compare(
     title: str, unit: str, ours: Side, peer: Side, bound: float | None, rounds: int = 15
-) -> tuple[float, list[float], list[float]]:
-    """Sample both in turn, print, and hold the median ratio ours/peer to ``bound``."""
+) -> tuple[list[float], list[float]]:
+    """Sample both in turn after a warm-up, report, and return the samples."""
     ours.sample()
     peer.sample()
     pairs = [(ours.sample(), peer.sample()) for _ in range(rounds)]
     mine, theirs = ([pair[side] for pair in pairs] for side in (0, 1))
-    ratio = statistics.median(a / b for a, b in pairs)
-    ratios = sorted(a / b for a, b in pairs)
-    say(f"\n{title} [{unit}, {rounds} pairs]")
-    say(f"  {ours.title:<44} {_spread(mine)}")
-    say(f"  {peer.title:<44} {_spread(theirs)}")
-    held = "no bound" if bound is None else f"bound {bound}"
-    say(f"  {'ratio':<44} {ratio:10.2f}  ({ratios[0]:.2f} to {ratios[-1]:.2f}), {held}")
-    if bound is not None:
-        assert ratio <= bound, f"{title}: ratio {ratio:.2f} is over the bound {bound}"
-    return ratio, mine, theirs
+    report(title, unit, (ours.title, mine), (peer.title, theirs), bound)
+    return mine, theirs
 
 
-def wall(command: Sequence[str], status: int | None = None) -> float:
-    """Return the milliseconds that a command takes as a whole; its exit status is checked."""
+def first_byte(command: Sequence[str], status: int) -> float:
+    """Return the milliseconds from a command's start to its first byte of output.
+
+    The command must then end by itself with ``status``; how long that takes is not counted.
+    """
     begin = time.perf_counter()
-    done = subprocess.run(command, stdin=subprocess.DEVNULL, capture_output=True, check=False)
-    spent = (time.perf_counter() - begin) * 1e3
-    assert status is None or done.returncode == status, (
-        f"{command[0]} ended with {done.returncode}: {done.stderr.decode()}"
-    )
+    with subprocess.Popen(
+        command, stdin=subprocess.DEVNULL, stdout=subprocess.PIPE, stderr=subprocess.PIPE
+    ) as process:
+        assert process.stdout
+        assert process.stderr
+        found = os.read(process.stdout.fileno(), 1)
+        spent = (time.perf_counter() - begin) * 1e3
+        errors = process.stderr.read()
+    assert (len(found), process.returncode) == (1, status), errors.decode()
     return spent
 
 

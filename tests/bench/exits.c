@@ -1,9 +1,11 @@
 /* Copyright (C) 2026 virtfleet contributors
  * SPDX-License-Identifier: GPL-3.0-or-later
  *
- * The peer of the helper: the same ioctls in the same order, in C.
+ * The peer of the helper: the same machine by the same ioctls in the same order, in C.
+ * CPUID is patched as the helper does it, the brand string being asked of the CPU itself.
  * Prints two figures: microseconds from open("/dev/kvm") to the first exit, and per further port exit.
  */
+#include <cpuid.h>
 #include <err.h>
 #include <fcntl.h>
 #include <linux/kvm.h>
@@ -62,6 +64,14 @@ int main(int argc, char **argv)
     struct kvm_cpuid2 *cpuid = calloc(1, sizeof(*cpuid) + ENTRIES * sizeof(cpuid->entries[0]));
     cpuid->nent = ENTRIES;
     call(kvm, KVM_GET_SUPPORTED_CPUID, cpuid);
+    for (unsigned i = 0; i < cpuid->nent; i++) {
+        struct kvm_cpuid_entry2 *entry = &cpuid->entries[i];
+
+        if (entry->function == 1)
+            entry->ecx |= 1u << 31;
+        if (entry->function - 0x80000002 < 3 && !entry->eax)
+            __cpuid(entry->function, entry->eax, entry->ebx, entry->ecx, entry->edx);
+    }
     int vcpu = call(vm, KVM_CREATE_VCPU, 0);
     int size = call(kvm, KVM_GET_VCPU_MMAP_SIZE, 0);
     volatile struct kvm_run *run = mmap(0, size, PROT_READ | PROT_WRITE, MAP_SHARED, vcpu, 0);
