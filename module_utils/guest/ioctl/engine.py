@@ -1,0 +1,357 @@
+# Copyright (C) 2026 virtfleet contributors
+# SPDX-License-Identifier: GPL-3.0-or-later
+"""The ioctl engine: reads guests from their folders, and carries out what was planned.
+
+All that touches the host is passed in: the layout below a root, who starts and stops processes, the
+KVM device. Nothing is written but a guest's own folder and the lock of the host.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+from contextlib import contextmanager, suppress
+from dataclasses import replace
+from typing import (
+    TYPE_CHECKING,
+    Any,
+    Callable,
+    Collection,
+    Iterator,
+    Mapping,
+    Protocol,
+    Sequence,
+)
+
+from ...converge.errors import Problem
+from ...converge.lock import exclusive, holder
+from ...kvm.control import request
+from ...kvm.errors import ControlError, KvmError
+from ...kvm.process import Identity
+from ..engine import BOOT_KEYS, FAILED, STOPPED, Failure, Host, Observed
+from ..plan import machine
+from ..spec import Limits
+from . import definition, store
+from .detached import ANSWER_TIMEOUT, Failures
+from .observe import ENGINE, observe, read_console, read_definition, running_process
+from .preflight import check_device, check_helper, check_kernels
+
+if TYPE_CHECKING:
+    from ...converge.action import Action
+    from ...kvm.layout import GuestPaths, Layout
+
+Specs = Mapping[str, Mapping[str, Any]]
+_BOOTING = ("create", "start", "restart")
+_OWN_KERNEL = "host"  # the kernel that the host runs itself, by a bare word
+
+
+class Supervisor(Protocol):
+    """Who starts and stops the processes of guests."""
+
+    supervised: bool
+
+    def autostarted(self) -> Collection[str] | None:
+        """Return who is started at boot, None where nobody can be."""
+
+    def autostart(self, names: Sequence[str], *, enable: bool) -> Failures:
+        """Have guests started at boot, or not."""
+
+    def ends(self, names: Sequence[str]) -> Failures:
+        """Return the reasons of ends that are known of nowhere else."""
+
+    def forget(self, names: Sequence[str]) -> None:
+        """Drop what is remembered of removed guests."""
+
+    def start(self, names: Sequence[str]) -> Failures:
+        """Start guests; return the reason for each that did not start."""
+
+    def stop(self, names: Sequence[str], timeout: float, *, force: bool) -> Failures:
+        """Stop guests within ``timeout`` seconds; return the reason for each that still runs."""
+
+    def restart(self, names: Sequence[str], timeout: float, *, force: bool) -> Failures:
+        """Stop and start guests."""
+
+
+def host_memory(path: str = "/proc/meminfo") -> int | None:
+    """Return the host's memory in bytes, None where it is not known."""
+    with suppress(OSError, ValueError), open(path, "rb") as file:
+        for line in file:
+            if line.startswith(b"MemTotal:"):
+                return int(line.split()[1]) * 1024
+    return None
+
+
+def installed_helper(layout: Layout) -> str | None:
+    """Return the digest of the installed helper: the name of the folder its command points into."""
+    try:
+        target = os.readlink(layout.command)
+    except OSError:
+        return None
+    return os.path.basename(os.path.dirname(target)) or None
+
+
+class IoctlEngine:
+    """Guests that the bundled helper runs."""
+
+    name = ENGINE
+
+    def __init__(
+        self,
+        layout: Layout,
+        supervisor: Supervisor,
+        *,
+        fleet: str = "local",
+        stop_timeout: float = 30.0,
+        force: bool = False,
+        device: str = "/dev/kvm",
+    ) -> None:
+        self.layout = layout
+        self.supervisor = supervisor
+        self.fleet = fleet
+        self.stop_timeout = stop_timeout
+        self.force = force
+        self.device = device
+        self._host = self.host("")
+
+    def host(self, name: str) -> Host:
+        """Return the facts of this host, under its inventory name."""
+        return Host(
+            name=name,
+            kernel=f"/boot/vmlinuz-{os.uname().release}",
+            helper=installed_helper(self.layout),
+            supervised=self.supervisor.supervised,
+        )
+
+    def limits(self) -> Limits:
+        """Return what this host allows; without a usable KVM nobody knows how many vCPUs."""
+        from ...kvm.device import Kvm  # noqa: PLC0415 - ctypes, which a look at guests can do without
+        from ...kvm.programs import PROGRAMS  # noqa: PLC0415
+
+        vcpus = None
+        with suppress(KvmError), Kvm(self.device) as kvm:
+            vcpus = kvm.max_vcpus()
+        return Limits(host_memory(), vcpus, (*sorted(PROGRAMS), _OWN_KERNEL))
+
+    def observe(self) -> dict[str, Observed]:
+        """Return every guest of this host by name."""
+        found = observe(self.layout, self.supervisor.autostarted())
+        silent = [name for name, seen in found.items() if _left_no_word(seen)]
+        for name, reason in self.supervisor.ends(silent).items():
+            record = {"status": None, "reason": reason}
+            found[name] = replace(found[name], state=FAILED, exit=record)
+        return found
+
+    def console(self, name: str, limit: int) -> bytes:
+        """Return the last bytes of a guest's console."""
+        return read_console(self.layout.guest(name), limit)
+
+    def status(self, name: str) -> dict[str, Any] | None:
+        """Return what a running guest says of itself, None where it does not answer."""
+        try:
+            answer = request(self.layout.guest(name).control, {"op": "status"}, ANSWER_TIMEOUT)
+        except ControlError:
+            return None
+        return {key: value for key, value in answer.items() if key != "ok"}
+
+    # What could not work.
+
+    def preflight(
+        self, actions: Sequence[Action], specs: Specs, *, check_mode: bool
+    ) -> list[Problem]:
+        """Return why actions of the plan could not work."""
+        kinds = {action.action for action in actions}
+        changed = {action.name for action in actions if _boots_anew(action)}
+        problems = check_device(self.device) if kinds & set(_BOOTING) else []
+        if not check_mode and kinds & {"start", "restart"}:
+            problems += check_helper(self.layout.command)
+        if not check_mode and actions and os.geteuid() != 0:
+            found = f"user id {os.geteuid()}"
+            problems.append(Problem("become", "root, who owns the guests", found, "become: true"))
+        boots = {name: machine(specs[name], self._host) for name in changed}
+        return problems + check_kernels(boots)
+
+    # What an interrupted run left, and the lock.
+
+    def unfinished(self) -> bool:
+        """Return whether hidden folders of an interrupted run lie there."""
+        return bool(store.leftovers(self.layout))
+
+    @contextmanager
+    def session(self) -> Iterator[None]:
+        """Hold the host's lock, and sweep what an interrupted run left."""
+        store.make_folder(self.layout.state)
+        with exclusive(os.path.join(self.layout.state, "lock"), holder("kvm_guests")):
+            store.sweep(self.layout)
+            yield
+
+    # What is done.
+
+    def apply(self, actions: Sequence[Action], specs: Specs) -> list[Failure]:
+        """Carry out the actions of one step and return those that failed."""
+        failed: dict[tuple[str, str], str] = {}
+
+        def note(kind: str, failures: Failures) -> None:
+            failed.update({(kind, name): why for name, why in failures.items()})
+
+        def names(kind: str) -> list[str]:
+            return sorted({action.name for action in actions if action.action == kind})
+
+        note("stop", self._stop(names("stop")))
+        note("create", self._create(names("create"), specs))
+        note("update", self._update(actions, specs))
+        note("delete", self._delete(names("delete")))
+        note("restart", self._restart(names("restart")))
+        note("start", self._start(names("start")))
+        return [
+            Failure(action, failed[action.action, action.name])
+            for action in actions
+            if (action.action, action.name) in failed
+        ]
+
+    def _stop(self, names: Sequence[str]) -> Failures:
+        if not names:
+            return {}
+        return self.supervisor.stop(names, self.stop_timeout, force=self.force)
+
+    def _start(self, names: Sequence[str]) -> Failures:
+        for name in names:
+            # The reason of an earlier end must not pass for that of the next.
+            with suppress(OSError):
+                os.unlink(self.layout.guest(name).last_exit)
+        return self._begun(names, self.supervisor.start(names)) if names else {}
+
+    def _restart(self, names: Sequence[str]) -> Failures:
+        if not names:
+            return {}
+        timeout, force = self.stop_timeout, self.force
+        return self._begun(names, self.supervisor.restart(names, timeout, force=force))
+
+    def _begun(self, names: Sequence[str], failures: Failures) -> Failures:
+        """Forget what the guests that were started ran before."""
+        for name in names:
+            if name not in failures:
+                with suppress(FileNotFoundError):
+                    os.unlink(store.booted_path(self.layout.guest(name)))
+        return failures
+
+    def _taken(self) -> set[int]:
+        """Return the users that guests have already."""
+        taken = set()
+        for name in self.layout.names():
+            with suppress(OSError, ValueError):
+                taken.add(read_definition(self.layout.guest(name))["machine"]["uid"])
+        return taken
+
+    def _definition(self, spec: Mapping[str, Any], identity: str, uid: int) -> dict[str, Any]:
+        return definition.make(spec, machine(spec, self._host), self.fleet, identity, uid)
+
+    def _create(self, names: Sequence[str], specs: Specs) -> Failures:
+        failures: dict[str, str] = {}
+        taken = self._taken() if names else set()
+        for name in names:
+            uid = definition.choose_uid(name, taken)
+            made = self._definition(specs[name], definition.derive_uuid(self.fleet, name), uid)
+            paths = self.layout.guest(name)
+            why = _attempt(store.create, paths, definition.encode(made), uid)
+            if why is None:
+                taken.add(uid)
+            else:
+                failures[name] = why
+        return {**failures, **self._autostart(set(names) - set(failures), specs, also_off=False)}
+
+    def _update(self, actions: Sequence[Action], specs: Specs) -> Failures:
+        """Put new definitions in place, each once however many actions it takes part in."""
+        updates: dict[str, list[Action]] = {}
+        for action in actions:
+            if action.action == "update":
+                updates.setdefault(action.name, []).append(action)
+        failures: dict[str, str] = {}
+        switched = set()
+        for name, parts in updates.items():
+            why = _attempt(self._update_one, name, specs[name], parts)
+            if why is not None:
+                failures[name] = why
+            elif any(change.path == "autostart" for part in parts for change in part.changes):
+                switched.add(name)
+        return {**failures, **self._autostart(switched, specs, also_off=True)}
+
+    def _update_one(self, name: str, spec: Mapping[str, Any], parts: Sequence[Action]) -> None:
+        """Put one new definition in place, last: until then the next run sees what is to do."""
+        paths = self.layout.guest(name)
+        before = read_definition(paths)
+        made = self._definition(spec, before["uuid"], before["machine"]["uid"])
+        process = running_process(paths)
+        if process is not None:
+            _keep_booted(paths, before, process.who)
+            if any(c.path.startswith("log.") for part in parts for c in part.changes):
+                limits = {key: made["machine"][key] for key in ("log_max_size", "log_keep")}
+                self._tell(paths, {"op": "set", **limits})
+        store.replace(paths.definition, definition.encode(made))
+
+    def _tell(self, paths: GuestPaths, message: dict[str, Any]) -> None:
+        """Tell a running guest; one that ended meanwhile need not know."""
+        try:
+            request(paths.control, message, ANSWER_TIMEOUT)
+        except ControlError:
+            if running_process(paths) is not None:
+                raise
+
+    def _autostart(self, names: Collection[str], specs: Specs, *, also_off: bool) -> Failures:
+        """Have the host start the guests at boot, as their specs say."""
+        on = sorted(name for name in names if specs[name]["autostart"])
+        failures = dict(self.supervisor.autostart(on, enable=True))
+        if also_off:
+            off = sorted(set(names) - set(on))
+            failures.update(self.supervisor.autostart(off, enable=False))
+        return failures
+
+    def _delete(self, names: Sequence[str]) -> Failures:
+        failures: dict[str, str] = {}
+        autostarted = self.supervisor.autostarted() or ()
+        for name in names:
+            if running_process(self.layout.guest(name)) is not None:
+                failures[name] = "it still runs"
+        gone = [name for name in names if name not in failures]
+        # Whatever starts it at boot goes first: a definition that is left is found again.
+        enabled = [name for name in gone if name in autostarted]
+        failures.update(self.supervisor.autostart(enabled, enable=False))
+        for name in gone:
+            why = failures.get(name) or _attempt(store.remove, self.layout.guest(name))
+            if why is not None:
+                failures[name] = why
+        self.supervisor.forget([name for name in gone if name not in failures])
+        return failures
+
+
+def _boots_anew(action: Action) -> bool:
+    """Return whether an action comes to what a guest boots; its console's log does not."""
+    if action.action == "update":
+        return any(change.path in BOOT_KEYS for change in action.changes)
+    return action.action in _BOOTING
+
+
+def _left_no_word(seen: Observed) -> bool:
+    return seen.state == STOPPED and seen.exit is None and seen.spec is not None
+
+
+def _keep_booted(paths: GuestPaths, before: Mapping[str, Any], who: Identity) -> None:
+    """Keep what the running process was started with, unless an earlier update did already."""
+    path = store.booted_path(paths)
+    with suppress(OSError, ValueError, AttributeError), open(path, "rb") as file:
+        kept = json.loads(file.read().decode())
+        if Identity.from_dict(kept.get("process")) == who:
+            return
+    content = {"process": who.to_dict(), "definition": before}
+    store.replace(path, json.dumps(content, sort_keys=True).encode())
+
+
+def _attempt(work: Callable[..., None], *arguments: Any) -> str | None:
+    """Do it, and return why that failed, None if it did not."""
+    try:
+        work(*arguments)
+    except OSError as error:
+        where = f"{error.filename}: " if error.filename else ""
+        return f"{where}{error.strerror or error}"
+    except (ControlError, definition.DefinitionError) as error:
+        return str(error)
+    return None

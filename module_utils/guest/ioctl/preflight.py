@@ -1,0 +1,60 @@
+# Copyright (C) 2026 virtfleet contributors
+# SPDX-License-Identifier: GPL-3.0-or-later
+"""What has to hold before a guest is touched: a usable KVM, the helper, a kernel that starts."""
+
+from __future__ import annotations
+
+import os
+from typing import Any, Mapping
+
+from ...converge.errors import Problem
+from ...kvm.errors import KvmError
+from ...units import parse_size
+
+
+def check_device(device: str) -> list[Problem]:
+    """Return why no VM can be made with the KVM device."""
+    from ...kvm.device import Kvm  # noqa: PLC0415 - ctypes, which a look at guests can do without
+
+    try:
+        with Kvm(device) as kvm, kvm.create_vm():
+            return []
+    except KvmError as error:
+        return [Problem(device, "a KVM that guests can use", str(error), error.remedy)]
+
+
+def check_helper(command: str) -> list[Problem]:
+    """Return why the helper cannot be called."""
+    if os.access(command, os.X_OK):
+        return []
+    found = "nothing that can be executed"
+    remedy = "install it with the module kvm_helper (role kvm_host)"
+    return [Problem(command, "the installed helper", found, remedy)]
+
+
+def check_kernel(boots: Mapping[str, Any]) -> Problem | None:
+    """Return why a guest could not start from its kernel, None if it can."""
+    from ...kvm.loader import check_image  # noqa: PLC0415 - only a guest that changes needs it
+
+    memory = boots["memory"]
+    try:
+        check_image(boots["kernel"], parse_size(memory), boots["initrd"] or None, boots["cmdline"])
+    except KvmError as error:
+        expected = f"a kernel that starts with {memory} of memory"
+        return Problem("kernel", expected, str(error), error.remedy)
+    return None
+
+
+def check_kernels(boots: Mapping[str, Mapping[str, Any]]) -> list[Problem]:
+    """Return which of the guests could not start, at paths that begin with a guest's name."""
+    problems: list[Problem] = []
+    answers: dict[str, Problem | None] = {}
+    for name, machine in sorted(boots.items()):
+        key = repr(sorted(machine.items()))  # many guests may boot the same: it is read once
+        if key not in answers:
+            answers[key] = check_kernel(machine)
+        found = answers[key]
+        if found is not None:
+            path = f"{name}.{found.path}"
+            problems.append(Problem(path, found.expected, found.found, found.remedy))
+    return problems

@@ -1,0 +1,176 @@
+# Copyright (C) 2026 virtfleet contributors
+# SPDX-License-Identifier: GPL-3.0-or-later
+"""A guest's folder, changed so that an end at any moment leaves either the old or the new.
+
+A folder is made under a hidden name and then renamed, and renamed to a hidden one before it is
+removed. What is hidden belongs to no guest: the next run sweeps it. All of this runs under the
+host's lock, so hidden names need not be unique.
+"""
+
+from __future__ import annotations
+
+import os
+from contextlib import suppress
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    from ...kvm.layout import GuestPaths, Layout
+
+_NEW = ".new-"
+_GONE = ".gone-"
+_FOLDER = os.O_RDONLY | os.O_DIRECTORY | os.O_NOFOLLOW | os.O_CLOEXEC
+_READABLE = 0o644
+_OPEN_FOLDER = 0o755
+_OWN_FOLDER = 0o700
+BOOTED = "booted.json"  # beside the definition: what the running process was started with
+
+
+def booted_path(paths: GuestPaths) -> str:
+    """Return where the definition of the running process is kept while another one waits."""
+    return os.path.join(paths.folder, BOOTED)
+
+
+def _sync_folder(path: str) -> None:
+    """Make sure that the names in a folder are on the disk."""
+    descriptor = os.open(path, _FOLDER)
+    try:
+        os.fsync(descriptor)
+    finally:
+        os.close(descriptor)
+
+
+def _write(path: str, content: bytes) -> None:
+    """Write a file that everybody may read, on the disk when this returns."""
+    flags = os.O_WRONLY | os.O_CREAT | os.O_TRUNC | os.O_NOFOLLOW | os.O_CLOEXEC
+    with open(os.open(path, flags, _READABLE), "wb") as file:
+        os.fchmod(file.fileno(), _READABLE)
+        file.write(content)
+        file.flush()
+        os.fsync(file.fileno())
+
+
+def replace(path: str, content: bytes) -> None:
+    """Put new content in place of a file, whole or not at all."""
+    folder, name = os.path.split(path)
+    unfinished = os.path.join(folder, f".{name}.new")
+    try:
+        _write(unfinished, content)
+        os.rename(unfinished, path)
+    except OSError:
+        with suppress(FileNotFoundError):
+            os.unlink(unfinished)
+        raise
+    _sync_folder(folder)
+
+
+def make_folder(path: str) -> None:
+    """Make a folder and those above it, for everybody to read whatever the umask says."""
+    if not os.path.isdir(path):
+        make_folder(os.path.dirname(path))
+        with suppress(FileExistsError):
+            os.mkdir(path)
+        os.chmod(path, _OPEN_FOLDER)
+
+
+def _remove_tree(path: str) -> None:
+    """Remove a folder and all in it, however deep; links are removed and not followed.
+
+    What a guest's user made may be nested deeper than a path can be long: inner folders are moved
+    up to the top, one after the other, instead of being descended into.
+    """
+    top = os.open(path, _FOLDER)
+    try:
+        moved = 0
+        while True:
+            entries = os.listdir(top)
+            if not entries:
+                break
+            for entry in entries:
+                moved = _take_apart(top, entry, moved)
+    finally:
+        os.close(top)
+    os.rmdir(path)
+
+
+def _take_apart(top: int, entry: str, moved: int) -> int:
+    """Remove an entry of the folder ``top``, and return how many folders were moved up so far."""
+    with suppress(IsADirectoryError):
+        os.unlink(entry, dir_fd=top)
+        return moved
+    inner = os.open(entry, _FOLDER, dir_fd=top)
+    try:
+        for child in os.listdir(inner):
+            try:
+                os.unlink(child, dir_fd=inner)
+            except IsADirectoryError:  # noqa: PERF203 - which of them are folders is seen here
+                moved += 1
+                os.rename(child, f".{moved}", src_dir_fd=inner, dst_dir_fd=top)
+    finally:
+        os.close(inner)
+    os.rmdir(entry, dir_fd=top)
+    return moved
+
+
+def create(paths: GuestPaths, content: bytes, uid: int) -> None:
+    """Make the guest's folder: its definition, and a folder that its own user writes to."""
+    parent = os.path.dirname(paths.folder)
+    make_folder(parent)
+    unfinished = os.path.join(parent, _NEW + paths.name)
+    if os.path.lexists(unfinished):
+        _remove_tree(unfinished)
+    try:
+        _fill(unfinished, paths, content, uid)
+        os.rename(unfinished, paths.folder)
+    except OSError:
+        _remove_tree(unfinished)
+        raise
+    _sync_folder(parent)
+
+
+def _fill(unfinished: str, paths: GuestPaths, content: bytes, uid: int) -> None:
+    os.mkdir(unfinished)
+    os.chmod(unfinished, _OPEN_FOLDER)
+    state = os.path.join(unfinished, os.path.basename(paths.state))
+    os.mkdir(state, _OWN_FOLDER)
+    os.chown(state, uid, uid)
+    _write(os.path.join(unfinished, os.path.basename(paths.definition)), content)
+    _sync_folder(unfinished)
+
+
+def remove(paths: GuestPaths) -> None:
+    """Remove the guest's folder and all in it, and what is left of it in /run."""
+    clean_run(paths)
+    parent = os.path.dirname(paths.folder)
+    hidden = os.path.join(parent, _GONE + paths.name)
+    if os.path.lexists(hidden):
+        _remove_tree(hidden)
+    os.rename(paths.folder, hidden)
+    _sync_folder(parent)
+    _remove_tree(hidden)
+
+
+def clean_run(paths: GuestPaths) -> None:
+    """Remove what a process that is gone left in /run: its pid file and its control socket."""
+    for path in (paths.pid, paths.control):
+        with suppress(FileNotFoundError):
+            os.unlink(path)
+    # systemd takes its RuntimeDirectory away itself; a folder with other things in it stays.
+    with suppress(OSError):
+        os.rmdir(paths.run)
+
+
+def leftovers(layout: Layout) -> list[str]:
+    """Return the hidden folders that an interrupted run left."""
+    try:
+        entries = os.listdir(layout.guests)
+    except FileNotFoundError:
+        return []
+    hidden = [entry for entry in entries if entry.startswith((_NEW, _GONE))]
+    return [os.path.join(layout.guests, entry) for entry in sorted(hidden)]
+
+
+def sweep(layout: Layout) -> None:
+    """Remove what an interrupted run left; what cannot be removed stands in nobody's way."""
+    for path in leftovers(layout):
+        with suppress(OSError):
+            _remove_tree(path)

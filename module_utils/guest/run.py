@@ -1,0 +1,116 @@
+# Copyright (C) 2026 virtfleet contributors
+# SPDX-License-Identifier: GPL-3.0-or-later
+"""One call for all guests of a host, in five steps: read, desire, plan, apply, result.
+
+Check mode leaves out the fourth. The plan is made without the host's lock, so that a run with
+nothing to do waits for nobody; with something to do it is made again under the lock.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field, replace
+from typing import TYPE_CHECKING, Any, Mapping, Sequence
+
+from ..converge.errors import InputError, VirtfleetError
+from ..converge.result import result, summary
+from . import spec
+from .plan import Planned, plan
+from .report import describe
+
+if TYPE_CHECKING:
+    from ..converge.action import Action
+    from .engine import Engine, Failure, Host, Observed
+    from .spec import Declared
+
+
+@dataclass(frozen=True)
+class Wish:
+    """What a run is asked for; see the options of the module kvm_guests."""
+
+    guests: Sequence[object]
+    host: str
+    fleet: str = "local"
+    prune: bool = False
+    expect: Mapping[str, str] = field(default_factory=dict)
+
+
+class ApplyError(VirtfleetError):
+    """Some actions failed; ``data`` is the result, with what was done and what was not."""
+
+
+@dataclass(frozen=True)
+class _Round:
+    """What was read, desired and planned in one go."""
+
+    observed: Mapping[str, Observed]
+    declared: Sequence[Declared]
+    planned: Planned
+
+
+def _plan(engine: Engine, wish: Wish, host: Host, *, check_mode: bool) -> _Round:
+    """Read, desire and plan; InputError with all that is wrong or could not work."""
+    observed = engine.observe()
+    declared = spec.read(wish.guests, engine.limits(), existing=_defined(observed))
+    planned = plan(declared, observed, host, fleet=wish.fleet, prune=wish.prune, expect=wish.expect)
+    problems = engine.preflight(planned.plan.actions, planned.specs, check_mode=check_mode)
+    if problems:
+        places = {guest.name: guest.path for guest in declared}
+        raise InputError([replace(p, path=_place(p.path, places)) for p in problems])
+    return _Round(observed, declared, planned)
+
+
+def _defined(observed: Mapping[str, Observed]) -> set[str]:
+    return {name for name, seen in observed.items() if seen.spec is not None or seen.problem}
+
+
+def _place(path: str, places: Mapping[str, str]) -> str:
+    """Return where in the input a path stands that begins with a guest's name."""
+    name, dot, key = path.partition(".")
+    return f"{places[name]}{dot}{key}" if name in places else path
+
+
+def _apply(engine: Engine, planned: Planned) -> tuple[list[Action], list[Failure]]:
+    """Carry out the plan step by step; what failed is not followed up for that guest."""
+    done: list[Action] = []
+    failures: list[Failure] = []
+    for step in planned.plan.steps():
+        given_up = {failure.action.object for failure in failures}
+        actions = [action for action in step if action.object not in given_up]
+        failed = engine.apply(actions, planned.specs)
+        failures += failed
+        unsuccessful = {failure.action.id for failure in failed}
+        done += [action for action in actions if action.id not in unsuccessful]
+    return done, failures
+
+
+def run(engine: Engine, wish: Wish, *, check_mode: bool) -> dict[str, Any]:
+    """Make the guests of this host the declared ones and return the module's result.
+
+    Raises InputError with nothing changed, BusyError while another run changes this host, and
+    ApplyError where actions failed.
+    """
+    host = engine.host(wish.host)
+    last = _plan(engine, wish, host, check_mode=check_mode)
+    observed = last.observed
+    done: Sequence[Action] = last.planned.plan.actions
+    failures: list[Failure] = []
+    if not check_mode and (done or engine.unfinished()):
+        with engine.session():
+            last = _plan(engine, wish, host, check_mode=False)
+            done, failures = _apply(engine, last.planned)
+        observed = engine.observe()
+    names = [guest.name for guest in last.declared if guest.name in observed]
+    outcome = result(
+        done,
+        last.planned.plan.pending,
+        last.planned.plan.blocked,
+        msg=summary(done),
+        guests=[describe(observed[name]) for name in names],
+    )
+    if failures:
+        lines = [f"{f.action.action} {f.action.object}: {f.message}" for f in failures]
+        if len(lines) > 1:
+            lines.insert(0, f"{len(lines)} actions failed, {len(done)} were carried out:")
+        del outcome["msg"]
+        raise ApplyError("\n".join(lines), **outcome)
+    return outcome

@@ -1,0 +1,41 @@
+# Copyright (C) 2026 virtfleet contributors
+# SPDX-License-Identifier: GPL-3.0-or-later
+"""Narrowing a list of guests by names and shell patterns; on the controller, before any host."""
+
+from __future__ import annotations
+
+from fnmatch import fnmatchcase
+from typing import Any, Mapping, Sequence
+
+from ..converge.errors import VirtfleetError, shown
+
+
+def patterns(selection: object) -> list[str]:
+    """Return the patterns of a selection: a list, or words separated by commas."""
+    words = selection.split(",") if isinstance(selection, str) else selection
+    if not isinstance(words, (list, tuple)) or not all(isinstance(word, str) for word in words):
+        raise VirtfleetError(
+            f"expected names or shell patterns of guests, found {shown(selection)}",
+            remedy="separate them by commas, or give a list of them",
+        )
+    return [word.strip() for word in words if word.strip()]
+
+
+def _name(spec: object) -> str:
+    return str(spec.get("name", "")) if isinstance(spec, Mapping) else ""
+
+
+def select(specs: Sequence[Any], selection: object) -> list[Any]:
+    """Return the specs whose names match any pattern, all of them where there is no pattern."""
+    wanted = patterns(selection)
+    if not wanted:
+        return list(specs)
+    return [spec for spec in specs if any(fnmatchcase(_name(spec), word) for word in wanted)]
+
+
+def unmatched(specs: Sequence[Any], selection: object) -> list[str]:
+    """Return the patterns that match none of the specs."""
+    names = [_name(spec) for spec in specs]
+    return [
+        word for word in patterns(selection) if not any(fnmatchcase(name, word) for name in names)
+    ]

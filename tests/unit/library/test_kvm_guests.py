@@ -1,0 +1,103 @@
+# Copyright (C) 2026 virtfleet contributors
+# SPDX-License-Identifier: GPL-3.0-or-later
+"""The modules for guests, run as Ansible runs them, below a root without guests."""
+
+from __future__ import annotations
+
+import json
+import os
+import runpy
+
+import pytest
+from ansible.module_utils.testing import patch_module_args
+
+GUEST = {"name": "a", "engine": "ioctl", "kernel": "/nowhere/kernel", "state": "present"}
+
+
+@pytest.fixture
+def run(repository, tmp_path, capsys):
+    def run_module(module="kvm_guests", *, check=True, **options):
+        arguments = {"root": str(tmp_path), **options, "_ansible_check_mode": check}
+        main = runpy.run_path(str(repository / "library" / f"{module}.py"))["main"]
+        with patch_module_args(arguments), pytest.raises(SystemExit):
+            main()
+        return json.loads(capsys.readouterr().out)
+
+    return run_module
+
+
+def test_nothing_declared(run, tmp_path):
+    answer = run(check=False, host="kvm1")
+    assert (answer["changed"], answer["actions"], answer["msg"]) == (False, [], "nothing to do")
+    assert answer["pending"] == answer["blocked"] == answer["guests"] == answer["diff"] == []
+    assert os.listdir(tmp_path) == []
+
+
+@pytest.mark.parametrize("check", [True, False])
+def test_bad_input_is_told_with_its_paths(run, tmp_path, check):
+    answer = run(check=check, guests=[{**GUEST, "vcpus": 0}, {**GUEST, "name": "/"}])
+    assert answer["failed"] is True
+    assert answer["msg"].startswith(
+        "2 problems in the input, nothing was changed:\nguests[0].vcpus"
+    )
+    assert [problem["path"] for problem in answer["problems"]] == [
+        "guests[0].vcpus",
+        "guests[1].name",
+    ]
+    assert os.listdir(tmp_path) == []
+
+
+def test_a_kernel_that_is_not_there_is_told_in_check_mode_too(run):
+    answer = run(guests=[GUEST])
+    assert answer["failed"] is True
+    assert "guests[0].kernel: expected a kernel that starts with 128MiB of memory" in answer["msg"]
+    assert "/nowhere/kernel" in answer["msg"]
+
+
+@pytest.mark.parametrize(
+    ("options", "message"),
+    [
+        ({"stop_timeout": "30"}, "stop_timeout: expected a duration with a unit"),
+        ({"stop_timeout": "soon"}, "stop_timeout: expected a duration"),
+        ({"expect": {"a": 7}}, "expect.a: expected a digest, found 7"),
+        ({"guests": "a"}, "guests"),
+        ({"gests": []}, "gests"),
+    ],
+)
+def test_wrong_options_are_told(run, options, message):
+    answer = run(**options)
+    assert answer["failed"] is True
+    assert message in answer["msg"]
+
+
+def test_what_is_blocked_is_told_and_no_change(run, tmp_path):
+    (tmp_path / "var/lib/virtfleet/guests/a").mkdir(parents=True)
+    answer = run(check=False, guests=[{"name": "a", "state": "absent"}])
+    assert answer["changed"] is False
+    assert [item["object"] for item in answer["blocked"]] == ["guest/a"]
+    (found,) = run("kvm_guests_info", check=False)["guests"]
+    assert found["name"] == "a"
+    assert "not a guest of ours" in found["problem"]
+
+
+def test_what_a_digest_of_null_means(run, tmp_path):
+    (tmp_path / "var/lib/virtfleet/guests").mkdir(parents=True)
+    answer = run(guests=[{"name": "a", "state": "absent"}], expect={"a": None})
+    assert (answer["changed"], answer["blocked"]) == (False, [])
+
+
+def test_looking_changes_nothing_and_tells_what_can_be_done(run, tmp_path):
+    answer = run("kvm_guests_info", check=False, console_lines=5, status=True)
+    assert (answer["changed"], answer["guests"]) == (False, [])
+    assert answer["capabilities"]["ioctl"]["kernels"] == ["greeter", "host"]
+    assert answer["capabilities"]["ioctl"]["helper"] is None
+    assert os.listdir(tmp_path) == []
+
+
+def test_a_place_that_cannot_be_read_is_an_error_with_its_path(run, tmp_path):
+    (tmp_path / "var/lib/virtfleet").mkdir(parents=True)
+    (tmp_path / "var/lib/virtfleet/guests").touch()
+    for module in ("kvm_guests", "kvm_guests_info"):
+        answer = run(module)
+        assert answer["failed"] is True
+        assert answer["msg"].endswith("virtfleet/guests: Not a directory")
