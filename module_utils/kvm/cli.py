@@ -8,7 +8,7 @@ import argparse
 import os
 import sys
 import time
-from typing import TYPE_CHECKING, Any, NoReturn, Sequence
+from typing import TYPE_CHECKING, Any, Callable, NoReturn, Sequence
 
 from ..units import UnitError, format_duration, format_size, parse_duration, parse_size
 from .errors import (
@@ -190,12 +190,13 @@ def _look(paths: GuestPaths) -> dict[str, Any]:
     if records.running(paths) is not None:
         found["state"] = "running"
         try:
-            found.update(control.request(paths.control, {"op": "status"}))
+            answer = control.request(paths.control, {"op": "status"})
+            found = {**answer, **found}
             found.pop("ok")
         except ControlError as error:
             found["error"] = str(error)
         return found
-    ended = records.read_record(paths.last_exit)
+    ended = records.last_exit(paths)
     if ended is not None:
         found["exit"] = ended
         found["state"] = "stopped" if ended.get("status") == EXIT_OK else "failed"
@@ -203,16 +204,23 @@ def _look(paths: GuestPaths) -> dict[str, Any]:
 
 
 def _row(found: dict[str, Any]) -> str:
-    uptime, memory, vcpus = found.get("uptime"), found.get("memory"), found.get("vcpus")
-    reason = found.get("error") or found.get("exit", {}).get("reason", "")
+    """Return a line of the list. What is not by us but by the guest's process may be anything."""
+
+    def number(key: str, show: Callable[[Any], str]) -> str:
+        value = found.get(key, "")
+        return show(value) if type(value) in {int, float} and 0 <= value < 1 << 63 else ""
+
+    ended = found.get("exit")
+    reason = found.get("error") or (ended.get("reason", "") if isinstance(ended, dict) else "")
     columns = (
         f"{found['name']:<24}",
         f"{found['state']:<8}",
-        f"{'' if uptime is None else format_duration(uptime):>12}",
-        f"{'' if vcpus is None else vcpus:>5}",
-        f"{'' if memory is None else format_size(memory):>8}",
+        f"{number('uptime', format_duration):>12}",
+        f"{number('vcpus', str):>5}",
+        f"{number('memory', lambda size: format_size(int(size))):>8}",
     )
-    return "  ".join([*columns, str(reason)]).rstrip()
+    line = "  ".join([*columns, str(reason)]).rstrip()
+    return _printable(line.encode("utf-8", "replace")).replace("\n", " ")
 
 
 def _command_list(options: argparse.Namespace) -> int:
@@ -264,7 +272,8 @@ def _command_logs(options: argparse.Namespace) -> int:
             if now.st_ino != seen.st_ino or now.st_size < size:
                 size = 0  # it was rotated
             if now.st_size > size:
-                sys.stdout.write(_printable(tail_untrusted(paths.log, now.st_size - size)))
+                new = min(now.st_size - size, _TAIL_LIMIT)
+                sys.stdout.write(_printable(tail_untrusted(paths.log, new)))
                 sys.stdout.flush()
             seen, size = now, now.st_size
         except FileNotFoundError:
@@ -371,8 +380,28 @@ def _parser() -> argparse.ArgumentParser:
     return parser
 
 
+def _take_standard_descriptors() -> None:
+    """Open those of the descriptors 0 to 2 that are closed, lest /dev/kvm becomes one of them.
+
+    Standard output then fails when it is written, as a closed one does.
+    """
+    for descriptor, flags in ((0, os.O_RDONLY), (1, os.O_RDONLY), (2, os.O_WRONLY)):
+        if not os.path.exists(f"/proc/self/fd/{descriptor}"):
+            os.open(os.devnull, flags)  # takes the lowest that is free, which is this one
+    if sys.stdout is None:
+        sys.stdout = os.fdopen(1, "w")
+    if sys.stderr is None:
+        sys.stderr = os.fdopen(2, "w")
+
+
+def _forget_output() -> None:
+    """Keep the interpreter from trying once more at exit what could not be written."""
+    os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+
+
 def main(arguments: Sequence[str] | None = None) -> int:
     """Run the command line and return the exit status."""
+    _take_standard_descriptors()
     try:
         options = _parser().parse_args(arguments)
         status: int = options.function(options)
@@ -382,14 +411,18 @@ def main(arguments: Sequence[str] | None = None) -> int:
         return error.status
     except KeyboardInterrupt:
         return EXIT_OK
-    except BrokenPipeError:
-        # Whoever read our output has gone; the interpreter must not complain about it at exit.
-        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
-        return EXIT_IO
     except OSError as error:
-        _complain(str(error))
+        _forget_output()
+        if not isinstance(error, BrokenPipeError):  # then whoever read it has had enough
+            _complain(str(error))
         return EXIT_IO
     except MemoryError:
         _complain("this host has too little memory")
+        return EXIT_INTERNAL
+    except Exception as error:  # noqa: BLE001 - reported; uncaught it would end with a guest's status
+        import traceback  # noqa: PLC0415 - costs milliseconds at every start
+
+        traceback.print_exc()
+        _complain(f"internal error: {error}")
         return EXIT_INTERNAL
     return status

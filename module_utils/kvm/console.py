@@ -34,7 +34,8 @@ class Stream:
 class Log:
     """A file that is kept below ``max_size`` bytes; ``keep`` older ones stand beside it.
 
-    A full disk loses output, counted in ``dropped``, but never stops the guest.
+    A full disk loses output, counted in ``dropped``, but never stops the guest. ``error`` says why
+    the last write failed, None if it did not.
     """
 
     def __init__(self, path: str, max_size: int, keep: int) -> None:
@@ -48,9 +49,10 @@ class Log:
         self._open()
 
     def _open(self) -> None:
-        flags = os.O_WRONLY | os.O_CREAT | os.O_APPEND | os.O_CLOEXEC | os.O_NOFOLLOW
+        # The folder is the guest's user's own: neither a link nor a named pipe may do harm.
+        flags = os.O_WRONLY | os.O_CREAT | os.O_APPEND | os.O_CLOEXEC
         try:
-            self._descriptor = os.open(self.path, flags, 0o640)
+            self._descriptor = os.open(self.path, flags | os.O_NOFOLLOW | os.O_NONBLOCK, 0o640)
             self.size = os.fstat(self._descriptor).st_size
         except OSError as error:
             self._descriptor = -1
@@ -67,6 +69,10 @@ class Log:
                     os.replace(newer, older)
             if not self.keep:
                 os.unlink(self.path)
+            surplus = self.keep + 1  # from when more were kept
+            while os.path.lexists(f"{self.path}.{surplus}"):
+                os.unlink(f"{self.path}.{surplus}")
+                surplus += 1
         except OSError as error:
             self.error = error.strerror
         self._open()
@@ -75,13 +81,15 @@ class Log:
         """Append ``data``, in a new file where the present one is full."""
         if self.size + len(data) > self.max_size and self.size:
             self._rotate()
+        written = 0
         if self._descriptor < 0:
             self._open()
-        try:
-            written = os.write(self._descriptor, data)
-        except OSError as error:
-            written = 0
-            self.error = error.strerror
+        if self._descriptor >= 0:
+            try:
+                written = os.write(self._descriptor, data)
+                self.error = None
+            except OSError as error:
+                self.error = error.strerror
         self.size += written
         self.dropped += len(data) - written
 

@@ -12,6 +12,7 @@ from __future__ import annotations
 import json
 import os
 import socket
+import time
 from typing import Any
 
 from .errors import ControlError
@@ -40,9 +41,16 @@ def connect(path: str, timeout: float) -> socket.socket:
 
 
 def read_line(client: socket.socket) -> bytes:
-    """Return one line without its end; empty when the other side closed before it was whole."""
+    """Return one line without its end; empty when the other side closed before it was whole.
+
+    The socket's timeout is for the whole line: one byte now and then does not prolong it.
+    """
     line = b""
+    timeout = client.gettimeout()
+    deadline = time.monotonic() + (timeout or 0.0)
     while not line.endswith(b"\n"):
+        if timeout and time.monotonic() > deadline:
+            raise socket.timeout("timed out")
         # Byte by byte: what follows the line may be the console's and is not ours to take.
         piece = client.recv(1)
         if not piece or len(line) >= LINE_LIMIT:
@@ -63,7 +71,7 @@ def ask(client: socket.socket, message: dict[str, Any]) -> dict[str, Any]:
         raise ControlError(f"the guest does not answer: {error.strerror or error}") from error
     try:
         answer = json.loads(line.decode())
-    except ValueError as error:
+    except (ValueError, RecursionError) as error:
         raise ControlError("the guest closed its control socket without an answer") from error
     if not isinstance(answer, dict) or not answer.get("ok"):
         reason = answer.get("error") if isinstance(answer, dict) else answer

@@ -62,17 +62,19 @@ def read_image(path: str) -> Image:
         descriptor = os.open(path, os.O_RDONLY | os.O_CLOEXEC | os.O_NONBLOCK)
     except OSError as error:
         raise InputFileError(f"cannot open {path}: {error.strerror}") from error
-    with os.fdopen(descriptor, "rb") as file:
+    try:
         status = os.fstat(descriptor)
         if not stat.S_ISREG(status.st_mode):
             raise InputFileError(f"{path} is not a regular file")
         if status.st_size > IMAGE_LIMIT:
             size, limit = status.st_size, format_size(IMAGE_LIMIT)
             raise InputFileError(f"{path} has {size} bytes: expected an image of at most {limit}")
-        try:
-            return Image(path, file.read())
-        except OSError as error:
-            raise InputFileError(f"cannot read {path}: {error.strerror}") from error
+        with os.fdopen(descriptor, "rb", closefd=False) as file:
+            return Image(path, file.read(status.st_size))
+    except OSError as error:
+        raise InputFileError(f"cannot read {path}: {error.strerror}") from error
+    finally:
+        os.close(descriptor)
 
 
 def _fits(name: str, end: int, memory: int) -> None:
@@ -150,8 +152,8 @@ class Multiboot:
             raise self._bad("its ELF header is truncated")
         fields = self._ELF.unpack_from(content)
         kind, entry, table, entry_size, count = (fields[i] for i in (1, 4, 5, 9, 10))
-        if kind != self._ET_EXEC:
-            raise self._bad(f"expected an executable (ELF type 2), found type {kind}")
+        if fields[0][4:6] != b"\x01\x01" or kind != self._ET_EXEC:
+            raise self._bad("expected a little-endian 32-bit executable (ELF type 2)")
         if entry_size != self._PROGRAM_HEADER.size or table + entry_size * count > len(content):
             raise self._bad("its program headers are truncated or malformed")
         if count > self._MAX_PROGRAM_HEADERS:
@@ -329,7 +331,10 @@ def encode_cmdline(cmdline: str) -> bytes:
     """Return the kernel command line's bytes; ConfigError if it is too long or holds controls."""
     if any(ord(character) < 0x20 or ord(character) == 0x7F for character in cmdline):
         raise ConfigError("the kernel command line may not hold newlines or control characters")
-    encoded = cmdline.encode("utf-8", "surrogateescape")
+    try:
+        encoded = cmdline.encode("utf-8", "surrogateescape")
+    except UnicodeEncodeError as error:
+        raise ConfigError(f"the kernel command line is no text: {error.reason}") from error
     if len(encoded) >= CMDLINE_LIMIT:
         raise ConfigError(
             f"the kernel command line may have at most {CMDLINE_LIMIT - 1} bytes, "

@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import os
 import signal as signals
+from contextlib import suppress
 from functools import lru_cache
 from typing import Any, NamedTuple
 
@@ -74,20 +75,17 @@ def signal(who: Identity, signum: int = signals.SIGTERM) -> bool:
     given to another in between.
     """
     if not hasattr(os, "pidfd_open") or not hasattr(signals, "pidfd_send_signal"):
-        if not alive(who):
-            return False
-        os.kill(who.pid, signum)
-        return True
-    try:
+        if alive(who):
+            with suppress(ProcessLookupError):
+                os.kill(who.pid, signum)
+                return True
+        return False
+    with suppress(ProcessLookupError):
         descriptor = os.pidfd_open(who.pid)
-    except ProcessLookupError:
-        return False
-    try:
-        if not alive(who):
-            return False
-        signals.pidfd_send_signal(descriptor, signum)
-    except ProcessLookupError:
-        return False
-    finally:
-        os.close(descriptor)
-    return True
+        try:
+            if alive(who):
+                signals.pidfd_send_signal(descriptor, signum)
+                return True
+        finally:
+            os.close(descriptor)
+    return False

@@ -10,7 +10,7 @@ import time
 from typing import TYPE_CHECKING, Any
 
 from .layout import read_untrusted
-from .process import Identity, alive
+from .process import Identity, alive, boot_id
 
 if TYPE_CHECKING:
     from .layout import GuestPaths
@@ -50,6 +50,25 @@ def running(paths: GuestPaths) -> Identity | None:
     """Return the process that runs the guest now, or None."""
     who = Identity.from_dict(read_record(paths.pid))
     return who if who is not None and alive(who) else None
+
+
+def last_exit(paths: GuestPaths) -> dict[str, Any] | None:
+    """Return how the guest's last run ended; None if there was none since the host came up.
+
+    A record older than the pid file is of a run before: the last one left none, as when killed.
+    """
+    record, started = read_record(paths.last_exit), Identity.from_dict(read_record(paths.pid))
+    if started is None:
+        return record  # pid files do not outlive a boot
+    if record is not None:
+        try:
+            if os.lstat(paths.last_exit).st_mtime_ns >= os.lstat(paths.pid).st_mtime_ns:
+                return record
+        except FileNotFoundError:
+            return None  # taken away in this moment
+    if started.boot_id != boot_id():
+        return None
+    return {"status": None, "reason": "ended without a word (killed, or out of memory)"}
 
 
 def write_exit(paths: GuestPaths, outcome: Outcome, started: float, helper: str | None) -> None:

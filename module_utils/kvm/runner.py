@@ -27,6 +27,7 @@ if TYPE_CHECKING:
 _KICK = signal.SIGUSR1
 _JOIN_GRACE = 2.0  # seconds after which a thread stuck in a write is left to the process's end
 _REASONS = 64  # exit reasons that are counted
+_LONGEST_WAIT = 3600.0  # seconds; epoll takes 24 days at most
 
 
 class Outcome(NamedTuple):
@@ -80,8 +81,9 @@ class Runner:
     def finish(self, outcome: Outcome) -> None:
         """End the run with ``outcome``, unless it has already ended. From any thread."""
         with self._lock:
-            if self._outcome is None:
-                self._outcome = outcome
+            if self._outcome is not None:
+                return
+            self._outcome = outcome
         self.wake()
 
     def wake(self) -> None:
@@ -121,14 +123,17 @@ class Runner:
             if on_start:
                 on_start()
             self._main_loop(None if timeout is None else self.started + timeout)
+        finally:
+            # Whatever happened here: nothing may be taken from under a thread that still runs.
+            self.finish(Outcome(EXIT_INTERNAL, "the run was given up"))
             self._join(threads)
             self.stuck = any(thread.is_alive() for thread in threads)
-        finally:
             for number, handler in handlers.items():
                 signal.signal(number, handler)
             self.selector.close()
             os.close(self._wake_read)
             os.close(self._wake_write)
+            self._wake_write = -1  # a thread that is stuck may still come by
         return self._outcome or Outcome(EXIT_INTERNAL, "the run ended without an outcome")
 
     def _on_signal(self, number: int, _: object) -> None:
@@ -142,7 +147,7 @@ class Runner:
                 if left <= 0:
                     self.finish(Outcome(EXIT_TIMEOUT, "timed out"))
                     return
-                waits.append(left)
+                waits.append(min(left, _LONGEST_WAIT))
             for key, _ in self.selector.select(min(waits) if waits else None):
                 key.data()
 
@@ -154,7 +159,8 @@ class Runner:
         for thread in threads:
             while thread.is_alive() and time.monotonic() < give_up:
                 # Again and again: the signal may come between two entries of the loop.
-                signal.pthread_kill(thread.ident or 0, _KICK)
+                with suppress(ProcessLookupError):  # it ends in this very moment
+                    signal.pthread_kill(thread.ident or 0, _KICK)
                 thread.join(0.005)
 
     def _vcpu_thread(self, vcpu: Vcpu) -> None:

@@ -14,14 +14,14 @@ import json
 import os
 import socket
 import time
-from contextlib import ExitStack
+from contextlib import ExitStack, suppress
 from typing import Any, Callable
 
 from . import privileges, process, records
 from .builder import Machine, MachineConfig
 from .console import Console, Log
 from .device import DEVICE, Kvm
-from .errors import EXIT_OK, ConfigError, HostError, InputFileError, KvmError
+from .errors import EXIT_INTERNAL, EXIT_OK, ConfigError, HostError, InputFileError, KvmError
 from .layout import GuestPaths, Layout, read_untrusted
 from .loader import open_kernel, read_image
 from .runner import Outcome, Runner
@@ -29,6 +29,8 @@ from .server import ControlServer
 
 _DEFINITION_LIMIT = 256 * 1024  # bytes
 _MINIMUM_LOG = 4096  # bytes
+_LEAST_VALUES = (("memory", 1), ("vcpus", 1), ("log_max_size", _MINIMUM_LOG), ("log_keep", 0))
+_LAST_UID = privileges.FIRST_UID | privileges.UID_MASK
 
 
 def running_version() -> str | None:
@@ -38,22 +40,41 @@ def running_version() -> str | None:
     return name if os.path.basename(folder) == "helper" else None
 
 
+def _integer(message: dict[str, Any], key: str, least: int) -> int:
+    value = message[key]
+    if type(value) is not int or value < least:
+        raise ValueError(f"{key} must be a whole number of at least {least}")
+    return value
+
+
+def _check(definition: dict[str, Any], name: str) -> None:
+    """Raise ValueError, or KeyError for what is missing, unless the guest can be built."""
+    if definition["name"] != name:
+        raise ValueError(f"it is of the guest {definition['name']!r}")
+    machine = definition["machine"]
+    for key, least in _LEAST_VALUES:
+        _integer(machine, key, least)
+    if not privileges.FIRST_UID <= _integer(machine, "uid", 0) <= _LAST_UID:
+        raise ValueError(f"uid {machine['uid']} is not a guest's")
+    for key in ("kernel", "cmdline", "initrd"):
+        may_be_null = key == "initrd" and machine[key] is None
+        if not may_be_null and not isinstance(machine[key], str):
+            raise TypeError(f"{key} must be text")
+
+
 def read_definition(paths: GuestPaths) -> dict[str, Any]:
     """Return the guest's definition; InputFileError if there is none, ConfigError if it is bad."""
     try:
         definition = json.loads(read_untrusted(paths.definition, _DEFINITION_LIMIT).decode())
-        machine = definition["machine"]
-        for key, kind in (("memory", int), ("vcpus", int), ("uid", int), ("kernel", str)):
-            if type(machine[key]) is not kind:
-                raise ConfigError(f"{paths.definition}: {key} is no {kind.__name__}")
+        _check(definition, paths.name)
     except OSError as error:
         raise InputFileError(
             f"there is no guest {paths.name}: {error.strerror or error}"
         ) from error
-    except (ValueError, KeyError, TypeError) as error:
+    except KeyError as error:
+        raise ConfigError(f"{paths.definition} lacks {error}") from error
+    except (ValueError, TypeError, RecursionError) as error:
         raise ConfigError(f"{paths.definition} is not a guest's definition: {error}") from error
-    if machine["uid"] < privileges.FIRST_UID:
-        raise ConfigError(f"{paths.definition}: uid {machine['uid']} is not a guest's")
     return definition  # type: ignore[no-any-return]
 
 
@@ -69,7 +90,8 @@ class Readiness:
         address = os.environ.get("NOTIFY_SOCKET", "")
         if address:
             # sd_notify(3): a datagram; an address that begins with @ is an abstract one.
-            with socket.socket(socket.AF_UNIX, socket.SOCK_DGRAM) as notifier:
+            # Where nobody receives it, the guest runs all the same.
+            with suppress(OSError), socket.socket(socket.AF_UNIX, socket.SOCK_DGRAM) as notifier:
                 notifier.sendto(b"READY=1", address.replace("@", "\0", 1))
 
     def failed(self, reason: str) -> None:
@@ -119,13 +141,6 @@ def _listen(paths: GuestPaths) -> socket.socket:
     return listener
 
 
-def _integer(message: dict[str, Any], key: str, least: int) -> int:
-    value = message[key]
-    if type(value) is not int or value < least:
-        raise ValueError(f"{key} must be a number of at least {least}")
-    return value
-
-
 def _handlers(
     runner: Runner, log: Log, definition: dict[str, Any]
 ) -> dict[str, Callable[[dict[str, Any]], dict[str, Any]]]:
@@ -163,12 +178,12 @@ def _open_as_root(
     """Open what only root may open."""
     listener = stack.enter_context(_listen(paths))
     kvm = stack.enter_context(Kvm(device))
-    initrd = machine.get("initrd")
+    initrd = machine["initrd"]
     config = MachineConfig(
         kernel=open_kernel(machine["kernel"]),
         memory=machine["memory"],
         vcpus=machine["vcpus"],
-        cmdline=machine.get("cmdline", ""),
+        cmdline=machine["cmdline"],
         initrd=read_image(initrd) if initrd else None,
     )
     return listener, kvm, config
@@ -195,9 +210,10 @@ def serve(name: str, root: str = "/", notify: int | None = None, device: str = D
                 privileges.drop(machine["uid"])
                 dropped = True
             return _run(paths, definition, opened, readiness, started)
-        except KvmError as error:
+        except Exception as error:
             if dropped:  # before that, the guest's folder is not ours to write in
-                outcome = Outcome(error.status, str(error))
+                status = error.status if isinstance(error, KvmError) else EXIT_INTERNAL
+                outcome = Outcome(status, str(error))
                 records.write_exit(paths, outcome, started, running_version())
             readiness.failed(str(error))
             raise
@@ -223,7 +239,7 @@ def _run(
 ) -> Outcome:
     listener, kvm, config = opened
     machine = definition["machine"]
-    log = Log(paths.log, machine.get("log_max_size", 1 << 20), machine.get("log_keep", 1))
+    log = Log(paths.log, machine["log_max_size"], machine["log_keep"])
     console = Console(log)
     try:
         with Machine(kvm, config, console.write) as built:

@@ -8,7 +8,7 @@ import os
 import select
 import termios
 import tty
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from typing import TYPE_CHECKING, Callable, Iterator
 
 if TYPE_CHECKING:
@@ -90,7 +90,10 @@ def converse(connection: socket.socket) -> str:
             if not ready:
                 return "user"
             if connection.fileno() in ready:
-                data = connection.recv(_PIECE)
+                try:
+                    data = connection.recv(_PIECE)
+                except ConnectionResetError:  # it ended before it had read all that was typed
+                    data = b""
                 if not data:
                     return "guest"
                 while data:
@@ -100,6 +103,7 @@ def converse(connection: socket.socket) -> str:
                 if is_terminal and (not data or ESCAPE in data):
                     return "user"
                 if data:
-                    connection.sendall(data)
+                    with suppress(BrokenPipeError):  # the next turn finds that the guest has ended
+                        connection.sendall(data)
                 else:
                     sources.remove(STDIN)

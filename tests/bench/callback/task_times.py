@@ -20,7 +20,7 @@ description:
 """
 
 
-class CallbackModule(CallbackBase):  # type: ignore[misc]
+class CallbackModule(CallbackBase):
     """Measures from a task's start on a host to its result."""
 
     CALLBACK_VERSION = 2.0

@@ -1,0 +1,174 @@
+# Copyright (C) 2026 virtfleet contributors
+# SPDX-License-Identifier: GPL-3.0-or-later
+"""Install what a make target needs: `prepare.py run|test|bench`.
+
+`run` is what ansible-playbook needs, `test` adds the linters and pytest, `bench` adds what this
+project is measured against. Python packages go into .venv, by the ranges in pyproject.toml; Debian
+packages are installed when something is missing, and only then. Run again, it only compares.
+"""
+
+from __future__ import annotations
+
+import fcntl
+import hashlib
+import importlib.util
+import json
+import os
+import shutil
+import subprocess
+import sys
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+
+OLDEST_PYTHON = (3, 11)
+REPOSITORY = Path(__file__).resolve().parents[1]
+VENV = REPOSITORY / ".venv"
+GROUPS: dict[str, list[str]] = {"run": [], "test": ["test", "lint"], "bench": ["test", "lint"]}
+# A command, and the Debian packages that bring it.
+COMMANDS: dict[str, dict[str, list[str]]] = {
+    "run": {},
+    "test": {},
+    "bench": {"gcc": ["gcc", "libc6-dev"], "qemu-system-x86_64": ["qemu-system-x86"]},
+}
+
+
+class PrepareError(Exception):
+    """Something that is needed cannot be had; the message says what to do."""
+
+
+def say(message: str) -> None:
+    """Tell the user at once, even when the output is a file."""
+    print(f"prepare: {message}", flush=True)
+
+
+def run(*command: str) -> None:
+    """Run a command; show what it printed, and raise PrepareError, if it fails."""
+    done = subprocess.run(
+        command, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True, check=False
+    )
+    if done.returncode:
+        print(done.stdout, end="", flush=True)
+        raise PrepareError(f"{' '.join(command[:4])} … ended with status {done.returncode}")
+
+
+def check_python() -> None:
+    """Raise PrepareError if this Python is too old for Ansible."""
+    if sys.version_info < OLDEST_PYTHON:
+        wanted = ".".join(map(str, OLDEST_PYTHON))
+        raise PrepareError(
+            f"this is Python {sys.version.split()[0]}, Ansible needs {wanted} or newer on the"
+            f" machine it runs on: name one with make PYTHON=python{wanted}"
+        )
+
+
+def missing_packages(level: str) -> list[str]:
+    """Return the Debian packages that the level needs and this machine does not have."""
+    packages: list[str] = []
+    for command, names in COMMANDS[level].items():
+        if shutil.which(command) is None:
+            packages += names
+    # Debian leaves pip's bootstrap, and with it a working venv, to a package of its own.
+    if importlib.util.find_spec("ensurepip") is None:
+        packages.append("python3-venv")
+    return packages
+
+
+def install_packages(packages: list[str]) -> None:
+    """Install Debian packages with apt-get, as root or through sudo."""
+    names = " ".join(packages)
+    if shutil.which("apt-get") is None:
+        raise PrepareError(f"no apt-get on this system: install what Debian calls {names}")
+    prefix = ["env", "DEBIAN_FRONTEND=noninteractive"]
+    if os.geteuid() != 0:
+        if shutil.which("sudo") is None:
+            raise PrepareError(f"neither root nor sudo: as root, run apt-get install {names}")
+        prefix = ["sudo", *prefix]
+    say(f"installing Debian packages: {names}")
+    run(*prefix, "apt-get", "-qq", "update")
+    run(*prefix, "apt-get", "-qq", "install", "--yes", "--no-install-recommends", *packages)
+
+
+def requirements(level: str) -> list[str]:
+    """Return the requirements of the level, as pyproject.toml states them."""
+    import tomllib  # noqa: PLC0415 - an older Python gets a sentence from main(), not a traceback
+
+    with (REPOSITORY / "pyproject.toml").open("rb") as file:
+        project = tomllib.load(file)
+    found: list[str] = list(project["project"]["dependencies"])
+    for group in GROUPS[level]:
+        found += project["dependency-groups"][group]
+    return found
+
+
+def fingerprint(wanted: list[str]) -> str:
+    """Return what a stamp holds: it differs as soon as the packages could."""
+    content = [sys.version, sys.base_prefix, str(VENV), wanted]
+    return hashlib.sha256(json.dumps(content).encode()).hexdigest()
+
+
+def stamp(level: str) -> Path:
+    """Return the file that says for which requirements the level was last installed."""
+    return VENV / f"virtfleet-{'run' if level == 'run' else 'all'}"
+
+
+def is_installed(level: str) -> bool:
+    """Tell whether .venv holds the level's packages already."""
+    try:
+        return stamp(level).read_text() == fingerprint(requirements(level))
+    except OSError:
+        return False
+
+
+def venv_is_ours() -> bool:
+    """Tell whether .venv was made here and by this Python; one that was copied does not work."""
+    made_for = VENV / "virtfleet-python"
+    return made_for.is_file() and made_for.read_text() == fingerprint([])
+
+
+def install(level: str) -> None:
+    """Make .venv, if there is none that works, and install the level's packages into it."""
+    if not venv_is_ours():
+        say(f"making {VENV.name} with Python {sys.version.split()[0]}")
+        run(sys.executable, "-m", "venv", "--clear", str(VENV))
+        (VENV / "virtfleet-python").write_text(fingerprint([]))
+    wanted = requirements(level)
+    say(f"installing {len(wanted)} Python packages and what they need into {VENV.name}")
+    pip = [str(VENV / "bin" / "python"), "-m", "pip", "--disable-pip-version-check"]
+    run(*pip, "install", "--quiet", "--no-input", *wanted)
+    stamp("run").write_text(fingerprint(requirements("run")))
+    stamp(level).write_text(fingerprint(wanted))
+
+
+@contextmanager
+def alone() -> Iterator[None]:
+    """Hold off a second prepare of this folder."""
+    lock = REPOSITORY / "build" / "prepare.lock"
+    lock.parent.mkdir(exist_ok=True)
+    with lock.open("w") as file:
+        fcntl.flock(file, fcntl.LOCK_EX)
+        yield
+
+
+def main(arguments: list[str]) -> int:
+    """Prepare for the level named; return the exit status."""
+    if len(arguments) != 1 or arguments[0] not in GROUPS:
+        print(f"usage: prepare.py {'|'.join(GROUPS)}", file=sys.stderr)
+        return 64
+    level = arguments[0]
+    try:
+        check_python()
+        with alone():
+            packages = missing_packages(level)
+            if packages:
+                install_packages(packages)
+            if not is_installed(level):
+                install(level)
+    except PrepareError as failure:
+        print(f"prepare: {failure}", file=sys.stderr)
+        return 1
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main(sys.argv[1:]))

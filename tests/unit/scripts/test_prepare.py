@@ -1,0 +1,122 @@
+# Copyright (C) 2026 virtfleet contributors
+# SPDX-License-Identifier: GPL-3.0-or-later
+"""What `make` installs, decided without installing anything."""
+
+from __future__ import annotations
+
+import importlib.util
+import sys
+
+import pytest
+
+
+@pytest.fixture
+def prepare(repository):
+    """Return a fresh prepare.py, to be patched at will."""
+    path = repository / "scripts" / "prepare.py"
+    spec = importlib.util.spec_from_file_location("prepare", path)
+    assert spec is not None
+    assert spec.loader is not None
+    module = importlib.util.module_from_spec(spec)
+    spec.loader.exec_module(module)
+    return module
+
+
+@pytest.fixture
+def commands(prepare, monkeypatch):
+    """Return the list of the commands that would have been run."""
+    ran = []
+    monkeypatch.setattr(prepare, "run", lambda *command: ran.append(command))
+    return ran
+
+
+def test_nothing_is_missing_here(prepare):
+    assert prepare.missing_packages("run") == []
+
+
+def test_a_python_without_venv_wants_debians_package(prepare, monkeypatch):
+    monkeypatch.setattr(prepare.importlib.util, "find_spec", lambda _: None)
+    assert prepare.missing_packages("run") == ["python3-venv"]
+
+
+def test_commands_become_packages(prepare, monkeypatch):
+    monkeypatch.setattr(prepare.shutil, "which", lambda name: None if name == "gcc" else "/bin/x")
+    assert prepare.missing_packages("bench") == ["gcc", "libc6-dev"]
+
+
+@pytest.mark.parametrize(("uid", "first"), [(0, "env"), (1000, "sudo")])
+def test_root_needs_no_sudo(prepare, monkeypatch, commands, uid, first):
+    monkeypatch.setattr(prepare.shutil, "which", lambda _: "/bin/x")
+    monkeypatch.setattr(prepare.os, "geteuid", lambda: uid)
+    prepare.install_packages(["python3-venv"])
+    assert [command[0] for command in commands] == [first, first]
+    assert commands[0][-1] == "update"
+    assert commands[1][-1] == "python3-venv"
+    assert all("DEBIAN_FRONTEND=noninteractive" in command for command in commands)
+
+
+@pytest.mark.parametrize(("present", "message"), [("sudo", "no apt-get"), ("apt-get", "nor sudo")])
+def test_what_cannot_be_installed_is_said(prepare, monkeypatch, commands, present, message):
+    monkeypatch.setattr(prepare.shutil, "which", lambda name: name if name == present else None)
+    monkeypatch.setattr(prepare.os, "geteuid", lambda: 1000)
+    with pytest.raises(prepare.PrepareError, match=message):
+        prepare.install_packages(["python3-venv"])
+    assert commands == []
+
+
+def test_running_needs_less_than_testing(prepare):
+    run, test = prepare.requirements("run"), prepare.requirements("test")
+    assert set(run) < set(test)
+    assert any(requirement.startswith("ansible-core") for requirement in run)
+    assert not any(requirement.startswith(("pytest", "ruff", "mypy")) for requirement in run)
+
+
+def test_every_requirement_is_a_range(prepare):
+    for requirement in prepare.requirements("test"):
+        assert ">=" in requirement
+        assert ",<" in requirement
+
+
+def test_it_installs_again_when_the_wishes_change_and_only_then(prepare, monkeypatch, tmp_path):
+    ran = []
+    monkeypatch.setattr(prepare, "VENV", tmp_path / "venv")
+
+    def run(*command):
+        prepare.VENV.mkdir(exist_ok=True)
+        ran.append(command)
+
+    monkeypatch.setattr(prepare, "run", run)
+    assert not prepare.is_installed("run")
+    prepare.install("run")
+    assert prepare.is_installed("run")
+    assert not prepare.is_installed("test")
+    assert ["venv" in command for command in ran] == [True, False]
+    prepare.install("test")
+    assert prepare.is_installed("run")
+    assert prepare.is_installed("test")
+    assert ["venv" in command for command in ran] == [True, False, False]
+    monkeypatch.setattr(prepare, "requirements", lambda _: ["ansible-core>=3,<4"])
+    assert not prepare.is_installed("run")
+
+
+def test_a_venv_that_was_copied_is_made_anew(prepare, monkeypatch, tmp_path):
+    monkeypatch.setattr(prepare, "VENV", tmp_path / "here")
+    prepare.VENV.mkdir()
+    (prepare.VENV / "virtfleet-python").write_text(prepare.fingerprint([]))
+    assert prepare.venv_is_ours()
+    prepare.VENV.rename(tmp_path / "there")
+    monkeypatch.setattr(prepare, "VENV", tmp_path / "there")
+    assert not prepare.venv_is_ours()
+
+
+def test_an_old_python_gets_a_sentence(prepare, monkeypatch, capsys):
+    monkeypatch.setattr(prepare, "OLDEST_PYTHON", (99, 1))
+    assert prepare.main(["run"]) == 1
+    message = capsys.readouterr().err
+    assert sys.version.split()[0] in message
+    assert "make PYTHON=python99.1" in message
+
+
+def test_usage(prepare, capsys):
+    assert prepare.main([]) == 64
+    assert "usage" in capsys.readouterr().err
