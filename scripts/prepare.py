@@ -25,12 +25,11 @@ OLDEST_PYTHON = (3, 11)
 REPOSITORY = Path(__file__).resolve().parents[1]
 VENV = REPOSITORY / ".venv"
 GROUPS: dict[str, list[str]] = {"run": [], "test": ["test", "lint"], "bench": ["test", "lint"]}
-# A command, and the Debian packages that bring it.
-COMMANDS: dict[str, dict[str, list[str]]] = {
-    "run": {},
-    "test": {},
-    "bench": {"gcc": ["gcc", "libc6-dev"], "qemu-system-x86_64": ["qemu-system-x86"]},
-}
+# A command or a file, and the Debian packages that bring it. What stays missing is skipped by the
+# tests, with the reason.
+_TEST = {"mount": ["mount"], "as": ["binutils"], "/usr/include/linux/kvm.h": ["linux-libc-dev"]}
+_BENCH = {"gcc": ["gcc", "libc6-dev"], "qemu-system-x86_64": ["qemu-system-x86"]}
+WANTED: dict[str, dict[str, list[str]]] = {"run": {}, "test": _TEST, "bench": {**_TEST, **_BENCH}}
 
 
 class PrepareError(Exception):
@@ -62,16 +61,25 @@ def check_python() -> None:
         )
 
 
-def missing_packages(level: str) -> list[str]:
-    """Return the Debian packages that the level needs and this machine does not have."""
-    packages: list[str] = []
-    for command, names in COMMANDS[level].items():
-        if shutil.which(command) is None:
-            packages += names
+def is_here(name: str) -> bool:
+    """Tell whether a command, or the file of an absolute path, is on this machine."""
+    return Path(name).exists() if name.startswith("/") else shutil.which(name) is not None
+
+
+def needed_packages() -> list[str]:
+    """Return the Debian packages without which nothing goes on here."""
     # Debian leaves pip's bootstrap, and with it a working venv, to a package of its own.
-    if importlib.util.find_spec("ensurepip") is None:
-        packages.append("python3-venv")
-    return packages
+    return [] if importlib.util.find_spec("ensurepip") else ["python3-venv"]
+
+
+def wanted_packages(level: str) -> list[str]:
+    """Return the Debian packages without which some of the level is skipped."""
+    return [
+        package
+        for name, packages in WANTED[level].items()
+        if not is_here(name)
+        for package in packages
+    ]
 
 
 def install_packages(packages: list[str]) -> None:
@@ -140,6 +148,20 @@ def install(level: str) -> None:
     stamp(level).write_text(fingerprint(wanted))
 
 
+def prepare(level: str) -> None:
+    """Install what is missing for the level."""
+    needed, wanted = needed_packages(), wanted_packages(level)
+    try:
+        if needed or wanted:
+            install_packages([*needed, *wanted])
+    except PrepareError as error:
+        if needed:
+            raise
+        say(f"{error}; what needs them is skipped")
+    if not is_installed(level):
+        install(level)
+
+
 @contextmanager
 def alone() -> Iterator[None]:
     """Hold off a second prepare of this folder."""
@@ -159,11 +181,7 @@ def main(arguments: list[str]) -> int:
     try:
         check_python()
         with alone():
-            packages = missing_packages(level)
-            if packages:
-                install_packages(packages)
-            if not is_installed(level):
-                install(level)
+            prepare(level)
     except PrepareError as failure:
         print(f"prepare: {failure}", file=sys.stderr)
         return 1

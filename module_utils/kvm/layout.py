@@ -13,6 +13,11 @@ import os
 import re
 import stat
 
+# Guests' users: numbers without an entry in passwd, in a range that no distribution allocates from
+# (systemd, docs/UIDS-GIDS.md: unused above 1879048191).
+FIRST_UID = 0x7000_0000
+UID_MASK = 0x07FF_FFFF
+
 _NAME = re.compile(r"[a-z0-9](?:[a-z0-9-]{0,61}[a-z0-9])?", re.ASCII)
 
 

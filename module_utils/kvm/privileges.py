@@ -9,11 +9,8 @@ import os
 import resource
 
 from .errors import KvmError
+from .layout import FIRST_UID, UID_MASK
 
-# Numeric users without an entry in passwd, in a range that no distribution allocates from
-# (systemd, docs/UIDS-GIDS.md: unused above 1879048191).
-FIRST_UID = 0x7000_0000
-UID_MASK = 0x07FF_FFFF
 _PR_SET_NO_NEW_PRIVS = 38  # include/uapi/linux/prctl.h
 
 

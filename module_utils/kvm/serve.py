@@ -22,7 +22,7 @@ from .builder import Machine, MachineConfig
 from .console import Console, Log
 from .device import DEVICE, Kvm
 from .errors import EXIT_INTERNAL, EXIT_OK, ConfigError, HostError, InputFileError, KvmError
-from .layout import GuestPaths, Layout, read_untrusted
+from .layout import FIRST_UID, UID_MASK, GuestPaths, Layout, read_untrusted
 from .loader import open_kernel, read_image
 from .runner import Outcome, Runner
 from .server import ControlServer
@@ -30,7 +30,7 @@ from .server import ControlServer
 _DEFINITION_LIMIT = 256 * 1024  # bytes
 _MINIMUM_LOG = 4096  # bytes
 _LEAST_VALUES = (("memory", 1), ("vcpus", 1), ("log_max_size", _MINIMUM_LOG), ("log_keep", 0))
-_LAST_UID = privileges.FIRST_UID | privileges.UID_MASK
+_LAST_UID = FIRST_UID | UID_MASK
 
 
 def running_version() -> str | None:
@@ -54,7 +54,7 @@ def _check(definition: dict[str, Any], name: str) -> None:
     machine = definition["machine"]
     for key, least in _LEAST_VALUES:
         _integer(machine, key, least)
-    if not privileges.FIRST_UID <= _integer(machine, "uid", 0) <= _LAST_UID:
+    if not FIRST_UID <= _integer(machine, "uid", 0) <= _LAST_UID:
         raise ValueError(f"uid {machine['uid']} is not a guest's")
     for key in ("kernel", "cmdline", "initrd"):
         may_be_null = key == "initrd" and machine[key] is None

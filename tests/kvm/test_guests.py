@@ -558,6 +558,9 @@ def test_without_the_helper_nothing_is_made(host):
 def test_without_root_nothing_is_made(host):
     before = host.digest()
     nobody = ["setpriv", "--reuid=65534", "--regid=65534", "--clear-groups"]
+    probe = [*nobody, "test", "-r", str(host.repository / "plugins" / "shim.py")]
+    if subprocess.run(probe, check=False).returncode != 0:
+        pytest.skip("nobody cannot read this checkout: a folder above it is closed to others")
     refused = host.direct(
         {"guests": [{"name": "a", **GREETER, "state": "stopped"}]}, *nobody, fails=True
     )

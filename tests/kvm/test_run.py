@@ -20,7 +20,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from ansible.module_utils.kvm import privileges
+from ansible.module_utils.kvm import layout
 
 pytestmark = pytest.mark.kvm
 as_root = pytest.mark.skipif(os.geteuid() != 0, reason="only root has something to give up")
@@ -285,7 +285,7 @@ def test_privileges_are_given_up_before_the_guest_runs(helper):
     for task in os.listdir(f"/proc/{process.pid}/task"):
         found = status_of(int(task))
         uid = int(found["Uid"][0])
-        assert privileges.FIRST_UID <= uid <= privileges.FIRST_UID | privileges.UID_MASK
+        assert layout.FIRST_UID <= uid <= layout.FIRST_UID | layout.UID_MASK
         assert found["Uid"] == found["Gid"] == [str(uid)] * 4
         assert found["Groups"] == []
         assert found["NoNewPrivs"] == ["1"]

@@ -21,7 +21,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from ansible.module_utils.kvm import control, privileges, process
+from ansible.module_utils.kvm import control, layout, process
 from ansible.module_utils.kvm.layout import GuestPaths, Layout
 
 pytestmark = [
@@ -29,7 +29,7 @@ pytestmark = [
     pytest.mark.skipif(os.geteuid() != 0, reason="guests have users of their own: needs root"),
 ]
 
-UID = privileges.FIRST_UID | 0x1234
+UID = layout.FIRST_UID | 0x1234
 MIB = 1 << 20
 MOUNT, UMOUNT = (str(shutil.which(tool)) for tool in ("mount", "umount"))
 MACHINE: dict[str, Any] = {

@@ -12,15 +12,13 @@ import json
 from hashlib import sha256
 from typing import Any, Collection, Mapping
 
+from ...kvm.layout import FIRST_UID, UID_MASK
 from ...units import UnitError, format_size, parse_size
 from ..engine import BOOT_KEYS
 from ..spec import digest
 
 SCHEMA = 1
 LIMIT = 256 * 1024  # bytes of a definition
-# Numeric users without an entry in passwd, in a range that no distribution allocates from.
-FIRST_UID = 0x70000000
-_UID_MASK = 0x07FFFFFF
 
 
 class DefinitionError(ValueError):
@@ -29,9 +27,9 @@ class DefinitionError(ValueError):
 
 def choose_uid(name: str, taken: Collection[int]) -> int:
     """Return the guest's own user: derived from its name, the next free one where that is taken."""
-    uid = int.from_bytes(sha256(name.encode()).digest()[:4], "big") & _UID_MASK
+    uid = int.from_bytes(sha256(name.encode()).digest()[:4], "big") & UID_MASK
     while FIRST_UID | uid in taken:
-        uid = (uid + 1) & _UID_MASK
+        uid = (uid + 1) & UID_MASK
     return FIRST_UID | uid
 
 

@@ -12,7 +12,8 @@ from typing import TYPE_CHECKING, Any, Callable, Iterable, Optional, Sequence, T
 
 from ...converge.errors import InputError, Problem, shown
 from ..features import FEATURES
-from . import BY_ID, cpu, io, system
+from ..probes.cgroups import CONTROLLERS
+from . import BY_ID, cpu, io
 from .base import FAIL, PASS, UNKNOWN, Check, Finding, as_dict
 
 if TYPE_CHECKING:
@@ -156,11 +157,8 @@ def _table() -> dict[str, Requirement]:
             "secure_guests": _like("secure.guests"),
             "bare_metal": _like("platform.hypervisor", "platform.container", title="Bare metal"),
             "cgroups": _like(
-                *(
-                    check.id
-                    for check in system.CHECKS
-                    if check.id.startswith("cgroup.") and check.id != "cgroup.version"
-                )
+                *(f"cgroup.{name}" for name in CONTROLLERS),
+                title="Control groups that libvirt uses",
             ),
         }
     )

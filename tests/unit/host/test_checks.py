@@ -62,7 +62,7 @@ NO_VENDOR_MODULE = {
 }
 NOT_ASKED = having(kvm=None)
 
-LEVELS: dict[str, dict[str, Callable]] = {
+LEVELS: dict[str, dict[str, Callable[..., None]]] = {
     "cpu.architecture": {
         "pass": NOTHING,
         "warn": having(platform__machine="aarch64"),

@@ -12,11 +12,11 @@ import subprocess
 import traceback
 
 import pytest
-from ansible.module_utils.kvm import privileges
+from ansible.module_utils.kvm import layout, privileges
 from ansible.module_utils.kvm.errors import KvmError
 
 as_root = pytest.mark.skipif(os.geteuid() != 0, reason="only root has something to give up")
-UID = privileges.FIRST_UID | 4711
+UID = layout.FIRST_UID | 4711
 
 
 def in_child(function):
@@ -152,11 +152,11 @@ def test_without_root_it_is_only_locked():
 def test_passing_users_are_of_one_process_and_in_the_range():
     mine = privileges.passing_uid()
     assert mine == privileges.passing_uid()
-    assert privileges.FIRST_UID <= mine <= privileges.FIRST_UID | privileges.UID_MASK
+    assert layout.FIRST_UID <= mine <= layout.FIRST_UID | layout.UID_MASK
     assert in_child(privileges.passing_uid) != mine
 
 
 def test_the_range_is_one_that_no_distribution_allocates():
     # systemd, docs/UIDS-GIDS.md: 1879048192 (0x70000000) to 2147483647 is not used.
-    assert privileges.FIRST_UID == 1879048192
-    assert privileges.FIRST_UID | privileges.UID_MASK < 2**31 - 1
+    assert layout.FIRST_UID == 1879048192
+    assert layout.FIRST_UID | layout.UID_MASK < 2**31 - 1

@@ -30,18 +30,45 @@ def commands(prepare, monkeypatch):
     return ran
 
 
-def test_nothing_is_missing_here(prepare):
-    assert prepare.missing_packages("run") == []
+def test_a_python_with_venv_needs_nothing(prepare):
+    assert prepare.needed_packages() == []
+    assert prepare.wanted_packages("run") == []
 
 
-def test_a_python_without_venv_wants_debians_package(prepare, monkeypatch):
+def test_a_python_without_venv_needs_debians_package(prepare, monkeypatch):
     monkeypatch.setattr(prepare.importlib.util, "find_spec", lambda _: None)
-    assert prepare.missing_packages("run") == ["python3-venv"]
+    assert prepare.needed_packages() == ["python3-venv"]
 
 
-def test_commands_become_packages(prepare, monkeypatch):
-    monkeypatch.setattr(prepare.shutil, "which", lambda name: None if name == "gcc" else "/bin/x")
-    assert prepare.missing_packages("bench") == ["gcc", "libc6-dev"]
+def test_commands_and_files_become_packages(prepare, monkeypatch):
+    missing = {"gcc", "/usr/include/linux/kvm.h"}
+    monkeypatch.setattr(prepare, "is_here", lambda name: name not in missing)
+    assert prepare.wanted_packages("test") == ["linux-libc-dev"]
+    assert prepare.wanted_packages("bench") == ["linux-libc-dev", "gcc", "libc6-dev"]
+
+
+def test_what_is_here(prepare, tmp_path):
+    assert prepare.is_here("sh")
+    assert prepare.is_here(str(tmp_path))
+    assert not prepare.is_here("no-such-command")
+    assert not prepare.is_here(str(tmp_path / "no-such-file"))
+
+
+@pytest.mark.parametrize("needed", [["python3-venv"], []])
+def test_only_what_is_needed_stops_it(prepare, monkeypatch, capsys, needed):
+    def refuse(_):
+        raise prepare.PrepareError("neither root nor sudo")
+
+    monkeypatch.setattr(prepare, "install_packages", refuse)
+    monkeypatch.setattr(prepare, "needed_packages", lambda: needed)
+    monkeypatch.setattr(prepare, "wanted_packages", lambda _: ["gcc"])
+    monkeypatch.setattr(prepare, "is_installed", lambda _: True)
+    if needed:
+        with pytest.raises(prepare.PrepareError):
+            prepare.prepare("test")
+    else:
+        prepare.prepare("test")
+        assert "is skipped" in capsys.readouterr().out
 
 
 @pytest.mark.parametrize(("uid", "first"), [(0, "env"), (1000, "sudo")])
