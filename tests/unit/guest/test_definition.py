@@ -9,7 +9,6 @@ import uuid
 
 import pytest
 from ansible.module_utils.guest.ioctl.definition import (
-    FIRST_UID,
     DefinitionError,
     boot_keys,
     choose_uid,
@@ -19,6 +18,7 @@ from ansible.module_utils.guest.ioctl.definition import (
     make,
 )
 from ansible.module_utils.guest.spec import complete, digest
+from ansible.module_utils.kvm.layout import FIRST_UID
 
 SPEC = complete(
     {
