@@ -27,7 +27,13 @@ VENV = REPOSITORY / ".venv"
 GROUPS: dict[str, list[str]] = {"run": [], "test": ["test", "lint"], "bench": ["test", "lint"]}
 # A command or a file, and the Debian packages that bring it. What stays missing is skipped by the
 # tests, with the reason.
-_TEST = {"mount": ["mount"], "as": ["binutils"], "/usr/include/linux/kvm.h": ["linux-libc-dev"]}
+_TEST = {
+    "mount": ["mount"],
+    "as": ["binutils"],
+    "/usr/include/linux/kvm.h": ["linux-libc-dev"],
+    "virt-host-validate": ["libvirt-clients"],
+    "systemd-analyze": ["systemd"],
+}
 _BENCH = {"gcc": ["gcc", "libc6-dev"], "qemu-system-x86_64": ["qemu-system-x86"]}
 WANTED: dict[str, dict[str, list[str]]] = {"run": {}, "test": _TEST, "bench": {**_TEST, **_BENCH}}
 
