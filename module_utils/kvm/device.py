@@ -156,11 +156,15 @@ class Vm(_Descriptor):
         """Return KVM's answer for a capability of this VM."""
         return fcntl.ioctl(self.fd, abi.CHECK_EXTENSION, capability)
 
-    def create_platform(self) -> None:
-        """Give the VM the kernel's PIC, IOAPIC, local APICs and PIT; must precede the vCPUs."""
+    def reserve_pages(self) -> None:
+        """Give KVM the pages that Intel's CPUs need for a guest without paging."""
         _ioctl(self.fd, abi.SET_TSS_ADDR, _signed(_TSS_ADDRESS), "set the TSS address")
         address = bytearray(struct.pack("Q", _IDENTITY_MAP_ADDRESS))
         _ioctl(self.fd, abi.SET_IDENTITY_MAP_ADDR, address, "set the identity map's address")
+
+    def create_platform(self) -> None:
+        """Give the VM the kernel's PIC, IOAPIC, local APICs and PIT; must precede the vCPUs."""
+        self.reserve_pages()
         _ioctl(self.fd, abi.CREATE_IRQCHIP, 0, "create the interrupt controllers")
         config = abi.kvm_pit_config(flags=abi.PIT_SPEAKER_DUMMY)
         _ioctl(self.fd, abi.CREATE_PIT2, config, "create the timer")

@@ -125,7 +125,9 @@ def test_what_a_failure_ends_with(monkeypatch, capsys, case):
     monkeypatch.setattr(cli, "_command_list", fail)
     monkeypatch.setattr(cli, "_forget_output", lambda: None)  # pytest's output is to stay
     assert cli.main(["list"]) == status
-    assert capsys.readouterr().err.endswith(words)
+    shown = capsys.readouterr().err
+    assert shown.endswith(words)
+    assert ("Traceback" in shown) == (case == "a mistake of ours")
 
 
 @pytest.mark.parametrize(

@@ -18,6 +18,7 @@ from ansible.module_utils.kvm.errors import OutputError
 from ansible.module_utils.kvm.runner import Outcome, Runner
 
 SPIN = object()  # what a vCPU does that never ends by itself
+LATE = object()  # an end that comes while the main thread already waits
 SOON = 5.0  # seconds in which every run here must have ended
 
 
@@ -40,6 +41,9 @@ class ScriptedVcpu:
             return abi.EXIT_INTR
         if isinstance(step, BaseException):
             raise step
+        if step is LATE:
+            time.sleep(0.05)
+            raise GuestStop(5, "late")
         return step
 
     def kick(self):
@@ -160,6 +164,12 @@ def test_the_first_to_end_decides():
 def test_a_vcpu_whose_thread_ended_before_it_is_joined():
     outcome = run(ScriptedVcpu(GuestStop(1, "done")), *[ScriptedVcpu(SPIN) for _ in range(7)])
     assert outcome == Outcome(1, "done")
+
+
+def test_an_end_wakes_the_main_thread():
+    begin = time.monotonic()
+    assert run(ScriptedVcpu(LATE), timeout=SOON).status == 5
+    assert time.monotonic() - begin < SOON / 2
 
 
 @pytest.mark.parametrize("timeout", [0.0, 0.05])
