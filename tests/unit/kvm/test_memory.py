@@ -5,8 +5,10 @@
 from __future__ import annotations
 
 import ctypes
+import mmap
 
 import pytest
+from ansible.module_utils.kvm import memory as memory_module
 from ansible.module_utils.kvm.errors import ConfigError, HostError
 from ansible.module_utils.kvm.memory import GAP_END, GAP_START, PAGE, GuestMemory
 
@@ -73,9 +75,28 @@ def test_a_new_memory_is_zero_and_lies_where_it_says(new_memory):
     assert ctypes.string_at(memory.regions[0].address + PAGE, 4) == b"seen"
 
 
-def test_a_closed_memory_has_no_regions():
-    memory = GuestMemory(PAGE)
+def test_a_closed_memory_has_given_everything_back():
+    memory = GuestMemory(SIZE)
+    mappings = [region.map for region in memory.regions]
     memory.close()
     memory.close()
-    with pytest.raises(ConfigError):
+    assert all(mapping.closed for mapping in mappings)
+    with pytest.raises(ConfigError, match="outside the guest's"):
         memory.read(0, 1)
+
+
+def test_a_second_region_that_cannot_be_had_gives_the_first_one_back(monkeypatch):
+    """A host that is short of memory in just this moment: the second mapping is refused."""
+    made = []
+    mapping = mmap.mmap
+
+    def one_only(*arguments, **settings):
+        if made:
+            raise OSError(12, "Cannot allocate memory")
+        made.append(mapping(*arguments, **settings))
+        return made[0]
+
+    monkeypatch.setattr(memory_module.mmap, "mmap", one_only)
+    with pytest.raises(HostError, match="Cannot allocate memory"):
+        GuestMemory(SIZE)
+    assert made[0].closed
