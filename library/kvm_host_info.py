@@ -43,6 +43,10 @@ options:
     elements: str
     default: []
 attributes:
+  action:
+    description: Has an action plugin of the same name, some of which runs on the controller.
+    support: full
+    details: The host is probed, the controller judges. Unknown names are refused before that.
   check_mode:
     description: Can run in check mode and return what it would otherwise.
     support: full
@@ -152,13 +156,12 @@ verdict:
 """
 
 from ansible.module_utils.basic import AnsibleModule
-from ansible.module_utils.converge.errors import VirtfleetError
-from ansible.module_utils.host.readiness import assess
+from ansible.module_utils.host.observe import observe, to_dict
 from ansible.module_utils.kvm.probe import probe
 
 
 def main() -> None:
-    """Run the module."""
+    """Run the module: its part on the host. The action plugin of the same name judges."""
     module = AnsibleModule(
         argument_spec={
             "root": {"type": "path", "default": "/"},
@@ -167,12 +170,10 @@ def main() -> None:
         },
         supports_check_mode=True,
     )
-    options = module.params
-    try:
-        result = assess(options["root"], options["checks_ignore"], options["require"], probe)
-    except VirtfleetError as error:
-        module.fail_json(msg=str(error), **error.data)
-    module.exit_json(changed=False, **result)
+    root = module.params["root"]
+    # Only the running system's KVM can be asked.
+    host = observe(root, probe if root == "/" else None)
+    module.exit_json(changed=False, host=to_dict(host))
 
 
 if __name__ == "__main__":

@@ -1,18 +1,17 @@
 # Copyright (C) 2026 virtfleet contributors
 # SPDX-License-Identifier: GPL-3.0-or-later
-"""All probes of one machine, read in one go."""
+"""All probes of one machine, read in one go: what runs on a host."""
 
 from __future__ import annotations
 
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any, Callable, Dict
 
-from .features import State, states
 from .probes import cgroups, cpuinfo, devices, memory, modules, pci, platform, registers, software
-from .probes.registers import BASIC
 from .source import plain
 
 if TYPE_CHECKING:
+    from .features import State
     from .probes.cgroups import Cgroups
     from .probes.cpuinfo import Cpuinfo
     from .probes.devices import Cpus, Devices, Secure
@@ -37,7 +36,10 @@ KvmProbe = Callable[[], Dict[str, Any]]
 
 @dataclass(eq=False, repr=False)
 class Host:
-    """What every probe found; ``kvm`` is the helper's own view, None where it was not asked."""
+    """What every probe found; ``kvm`` is the helper's own view, None where it was not asked.
+
+    ``features`` are derived from the probes by whoever judges them (readiness.py).
+    """
 
     cpuinfo: Cpuinfo
     registers: Registers
@@ -94,7 +96,7 @@ def observe(root: str = "/", kvm_probe: KvmProbe | None = None) -> Host:
     cpu = cpuinfo.probe(root)
     raw = registers.probe(root)
     flag = cpu.hypervisor if cpu.architecture == "x86" else None
-    host = Host(
+    return Host(
         cpuinfo=cpu,
         registers=raw,
         platform=platform.probe(root, raw.hypervisor, flag),
@@ -108,24 +110,10 @@ def observe(root: str = "/", kvm_probe: KvmProbe | None = None) -> Host:
         software=software.probe(root),
         kvm=None if kvm_probe is None else kvm_probe(),
     )
-    host.features = states(cpu, raw, host.modules, host.vendor)
-    return host
 
 
 def to_dict(host: Host) -> dict[str, Any]:
-    """Return the probes as plain values, VMX capabilities decoded.
-
-    ``vmx.hardware`` is what the processor has, ``vmx.guest`` what KVM could give to a guest.
-    """
+    """Return the probes as plain values, as they travel from the host to where they are judged."""
     result: dict[str, Any] = plain(host)
-    given = {int(at, 16): value for at, value in (host.kvm or {}).get("feature_msrs", {}).items()}
-    result["vmx"] = {"hardware": _decode(host.registers.msr), "guest": _decode(given)}
+    del result["features"]
     return result
-
-
-def _decode(msr: dict[int, int]) -> dict[str, Any]:
-    if BASIC not in msr:
-        return {}
-    from .probes.vmxcap import decode  # noqa: PLC0415 - large tables, for Intel's CPUs alone
-
-    return dict(decode(msr))

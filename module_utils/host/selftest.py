@@ -9,7 +9,7 @@ from __future__ import annotations
 
 from typing import Any, Mapping, Sequence
 
-from .checks.base import Finding, as_dict, failed, info, passed, unknown, warned
+from .check import Finding, as_dict, failed, info, passed, unknown, warned
 from .verdict import judge
 
 _LIMIT = "guests are slower than the thresholds allow"

@@ -6,7 +6,7 @@ from __future__ import annotations
 
 from typing import Any, Mapping, Sequence
 
-from .checks.base import FAIL, UNKNOWN, WARN
+from .check import FAIL, UNKNOWN, WARN
 
 READY, LIMITED, NOT_READY = _ORDER = ("ready", "limited", "not_ready")
 

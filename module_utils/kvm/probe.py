@@ -54,6 +54,8 @@ def probe(device: str = DEVICE) -> dict[str, Any]:
                     found["ring0"] = ring0(kvm)
     except KvmError as error:
         found["error"] = str(error)
+        if isinstance(error.__cause__, PermissionError):  # a device cgroup denies root too
+            found["permitted"] = False
     return found
 
 

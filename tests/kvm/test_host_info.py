@@ -54,7 +54,7 @@ def levels():
 
 @pytest.mark.kvm
 def test_this_machine_runs_guests():
-    found = assess("/", [], ["kvm"], probe)
+    found = assess(to_dict(observe("/", probe)), [], ["kvm"])
     by_id = {result["id"]: result for result in found["checks"]}
     for identity in ("kvm.device", "kvm.access", "kvm.api", "kvm.vm", "require.kvm"):
         assert by_id[identity]["level"] == "pass", by_id[identity]

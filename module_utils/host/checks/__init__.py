@@ -10,8 +10,8 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, Any, Iterable
 
+from ..check import INFO, PASS, Check, Finding, as_dict
 from . import cpu, io, kvm, memory, system
-from .base import INFO, PASS, Check, Finding, as_dict
 
 if TYPE_CHECKING:
     from ..observe import Host

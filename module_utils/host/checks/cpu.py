@@ -6,9 +6,7 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
-from ..probes.registers import LOCKED, SVM_DISABLED, VMX_OUTSIDE_SMX
-from ..source import expand, ranges
-from .base import (
+from ..check import (
     POWER_OFF,
     Check,
     Finding,
@@ -20,6 +18,8 @@ from .base import (
     unknown,
     warned,
 )
+from ..probes.registers import LOCKED, SVM_DISABLED, VMX_OUTSIDE_SMX
+from ..source import expand, ranges
 
 if TYPE_CHECKING:
     from ..observe import Host

@@ -6,8 +6,8 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, Any
 
+from ..check import Check, Finding, failed, info, levels, passed, some, unknown, warned
 from ..features import FEATURES
-from .base import Check, Finding, failed, info, levels, passed, some, unknown, warned
 
 if TYPE_CHECKING:
     from ..observe import Host
@@ -277,7 +277,7 @@ CHECKS = (
         _DEVICE,
         levels("pass warn unknown"),
         execution,
-        limit="stock kernels do not boot: ring 0 is emulated",
+        limit="stock kernels do not boot",
     ),
     Check("kvm.limits", "Largest guest", _DEVICE, levels("info unknown"), limits),
 )

@@ -6,7 +6,7 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
-from .base import Check, Finding, info, levels, passed, unknown, warned
+from ..check import Check, Finding, info, levels, passed, unknown, warned
 
 if TYPE_CHECKING:
     from ..observe import Host

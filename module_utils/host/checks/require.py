@@ -11,10 +11,10 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, Callable, Iterable, Optional, Sequence, Tuple
 
 from ...converge.errors import InputError, Problem, shown
+from ..check import FAIL, PASS, UNKNOWN, Check, Finding, as_dict
 from ..features import FEATURES
 from ..probes.cgroups import CONTROLLERS
 from . import BY_ID, cpu, io
-from .base import FAIL, PASS, UNKNOWN, Check, Finding, as_dict
 
 if TYPE_CHECKING:
     from ..observe import Host

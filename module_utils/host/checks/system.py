@@ -6,8 +6,8 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
+from ..check import Check, Finding, info, levels, passed, some, unknown, warned
 from ..probes.cgroups import CONTROLLERS
-from .base import Check, Finding, info, levels, passed, some, unknown, warned
 
 if TYPE_CHECKING:
     from ..observe import Host

@@ -14,7 +14,6 @@ import pytest
 from ansible.module_utils.host.checks import BY_ID, CHECKS, run
 from ansible.module_utils.host.probes.memory import HugePages
 from ansible.module_utils.host.probes.registers import Registers
-from ansible.module_utils.host.readiness import assess
 from ansible.module_utils.host.verdict import judge
 
 from .conftest import kvm_view, refresh
@@ -488,10 +487,3 @@ def test_ignored_checks_stay_as_facts(make_host):
     assert by_id(results)["device.tun"]["found"] == "ignored (fail): no /dev/net/tun"
     assert by_id(results)["cpu.smt"]["found"].startswith("on")
     assert judge(results, LIMITS, VITAL)["state"] == "ready"
-
-
-def test_an_empty_root_is_all_unknown(tmp_path):
-    found = assess(str(tmp_path), [], [], kvm_probe=lambda: pytest.fail("asked the running kernel"))
-    assert {result["level"] for result in found["checks"]} <= {"unknown", "info", "fail", "warn"}
-    assert found["host"]["kvm"] is None
-    assert found["verdict"]["state"] != "ready"

@@ -8,7 +8,7 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, Callable, Optional
 
 if TYPE_CHECKING:
-    from ..observe import Host
+    from .observe import Host
 
 PASS, WARN, FAIL, INFO, UNKNOWN = LEVELS = ("pass", "warn", "fail", "info", "unknown")
 
