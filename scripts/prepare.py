@@ -105,7 +105,7 @@ def install_packages(packages: list[str]) -> None:
 
 def requirements(level: str) -> list[str]:
     """Return the requirements of the level, as pyproject.toml states them."""
-    import tomllib  # noqa: PLC0415 - an older Python gets a sentence from main(), not a traceback
+    import tomllib  # an older Python gets a sentence from main(), not a traceback
 
     with (REPOSITORY / "pyproject.toml").open("rb") as file:
         project = tomllib.load(file)

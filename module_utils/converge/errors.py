@@ -65,7 +65,7 @@ def shown(value: Any) -> str:
 
 def nearest(word: Any, known: Iterable[str]) -> str | None:
     """Return the known word that ``word`` was probably meant to be, or None."""
-    import difflib  # noqa: PLC0415 - costs milliseconds that only a mistake should pay
+    import difflib  # costs milliseconds that only a mistake should pay
 
     if not isinstance(word, str):
         return None

@@ -84,7 +84,7 @@ def _say(text: str) -> None:
 
 
 def _say_json(value: Any) -> None:
-    import json  # noqa: PLC0415 - most commands print none
+    import json  # most commands print none
 
     _say(json.dumps(value, indent=2, sort_keys=True))
 
@@ -103,13 +103,13 @@ def _report(outcome: Outcome) -> int:
 
 
 def _command_run(options: argparse.Namespace) -> int:
-    from . import privileges  # noqa: PLC0415 - only what a command needs is loaded
-    from .builder import Machine, MachineConfig  # noqa: PLC0415
-    from .console import Console, Stream  # noqa: PLC0415
-    from .device import Kvm  # noqa: PLC0415
-    from .loader import open_kernel, read_image  # noqa: PLC0415
-    from .runner import Outcome, Runner  # noqa: PLC0415
-    from .terminal import STDIN, STDOUT, Feeder, raw_terminal  # noqa: PLC0415
+    from . import privileges  # only what a command needs is loaded
+    from .builder import Machine, MachineConfig
+    from .console import Console, Stream
+    from .device import Kvm
+    from .loader import open_kernel, read_image
+    from .runner import Outcome, Runner
+    from .terminal import STDIN, STDOUT, Feeder, raw_terminal
 
     config = MachineConfig(
         kernel=open_kernel(options.kernel),
@@ -136,13 +136,13 @@ def _command_run(options: argparse.Namespace) -> int:
 
 
 def _command_serve(options: argparse.Namespace) -> int:
-    from .serve import serve  # noqa: PLC0415
+    from .serve import serve
 
     return _report(serve(options.name, options.root, options.notify_fd, options.device))
 
 
 def _command_probe(options: argparse.Namespace) -> int:
-    from .probe import probe  # noqa: PLC0415
+    from .probe import probe
 
     found = probe(options.device)
     if options.json:
@@ -163,7 +163,7 @@ def _command_probe(options: argparse.Namespace) -> int:
 
 
 def _command_selftest(options: argparse.Namespace) -> int:
-    from .selftest import selftest  # noqa: PLC0415
+    from .selftest import selftest
 
     result = selftest(options.device)
     if options.json:
@@ -182,7 +182,7 @@ def _command_selftest(options: argparse.Namespace) -> int:
 
 def _look(paths: GuestPaths) -> dict[str, Any]:
     """Return what a person wants to know of a guest."""
-    from . import control, records  # noqa: PLC0415
+    from . import control, records
 
     if not os.path.lexists(paths.definition):
         raise InputFileError(f"there is no guest {paths.name}")
@@ -281,8 +281,8 @@ def _command_logs(options: argparse.Namespace) -> int:
 
 
 def _command_console(options: argparse.Namespace) -> int:
-    from . import control  # noqa: PLC0415
-    from .terminal import STDIN, converse  # noqa: PLC0415
+    from . import control
+    from .terminal import STDIN, converse
 
     paths = Layout(options.root).guest(options.name)
     with control.connect(paths.control, 5.0) as connection:
@@ -297,9 +297,9 @@ def _command_console(options: argparse.Namespace) -> int:
 
 
 def _command_stop(options: argparse.Namespace) -> int:
-    import signal  # noqa: PLC0415
+    import signal
 
-    from . import control, process, records  # noqa: PLC0415
+    from . import control, process, records
 
     paths = Layout(options.root).guest(options.name)
     if not os.path.lexists(paths.definition):
@@ -420,7 +420,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
         _complain("this host has too little memory")
         return EXIT_INTERNAL
     except Exception as error:  # noqa: BLE001 - reported; uncaught it would end with a guest's status
-        import traceback  # noqa: PLC0415 - costs milliseconds at every start
+        import traceback  # costs milliseconds at every start
 
         traceback.print_exc()
         _complain(f"internal error: {error}")

@@ -321,7 +321,7 @@ def _write(path: str, content: bytes, mode: int = _READABLE) -> None:
 
 def _compile(folder: str, name: str, final: str) -> None:
     """Compile a source file; its bytecode is never checked against it, as neither ever changes."""
-    import py_compile  # noqa: PLC0415 - only an installation needs it
+    import py_compile  # only an installation needs it
 
     py_compile.compile(
         os.path.join(folder, name),
@@ -333,7 +333,7 @@ def _compile(folder: str, name: str, final: str) -> None:
 
 def _unpack(layout: Layout, version: str, archive: bytes) -> None:
     """Make the version's folder out of the archive, whole or not at all."""
-    import zipfile  # noqa: PLC0415 - only an installation needs it
+    import zipfile  # only an installation needs it
 
     found = hashlib.sha256(archive).hexdigest()
     if found != version:

@@ -171,7 +171,7 @@ class Runner:
         except KvmError as error:
             self.finish(Outcome(error.status, str(error)))
         except Exception as error:  # noqa: BLE001 - reported, and the guest must end
-            import traceback  # noqa: PLC0415 - costs milliseconds at every start
+            import traceback  # costs milliseconds at every start
 
             text = traceback.format_exc()
             self.finish(Outcome(EXIT_INTERNAL, f"internal error of the helper: {error}", text))

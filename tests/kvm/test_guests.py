@@ -460,7 +460,7 @@ def test_a_guest_that_does_not_answer_is_killed_only_on_request(host):
 
 
 def broken_images(folder: str) -> dict[str, bytes | None]:
-    from ansible.module_utils.kvm.programs import PROGRAMS  # noqa: PLC0415 - only this test's
+    from ansible.module_utils.kvm.programs import PROGRAMS  # only this test's
 
     image = PROGRAMS["greeter"]
     return {

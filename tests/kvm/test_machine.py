@@ -293,7 +293,7 @@ def test_a_machine_that_cannot_be_built_leaves_nothing_behind(program, case):
 def test_a_machine_that_fails_half_way_leaves_nothing_behind(program, monkeypatch):
     """The second vCPU cannot be made: a KVM that is short of memory is put in its place."""
     create = abi.CREATE_VCPU
-    from ansible.module_utils.kvm import device  # noqa: PLC0415 - only to reach its fcntl
+    from ansible.module_utils.kvm import device  # only to reach its fcntl
 
     real = device.fcntl.ioctl
 

@@ -35,7 +35,7 @@ def choose_uid(name: str, taken: Collection[int]) -> int:
 
 def derive_uuid(fleet: str, name: str) -> str:
     """Return the identity of a new guest, the same wherever and whenever it is made."""
-    import uuid  # noqa: PLC0415 - only a new guest needs it
+    import uuid  # only a new guest needs it
 
     return str(uuid.uuid5(uuid.NAMESPACE_URL, f"virtfleet:{fleet}/guest/{name}"))
 

@@ -124,8 +124,8 @@ class IoctlEngine:
 
     def limits(self) -> Limits:
         """Return what this host allows; without a usable KVM nobody knows how many vCPUs."""
-        from ...kvm.device import Kvm  # noqa: PLC0415 - ctypes, which a look at guests can do without
-        from ...kvm.programs import PROGRAMS  # noqa: PLC0415
+        from ...kvm.device import Kvm  # ctypes, which a look at guests can do without
+        from ...kvm.programs import PROGRAMS
 
         vcpus = None
         with suppress(KvmError), Kvm(self.device) as kvm:

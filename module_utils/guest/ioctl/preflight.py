@@ -14,7 +14,7 @@ from ...units import parse_size
 
 def check_device(device: str) -> list[Problem]:
     """Return why no VM can be made with the KVM device."""
-    from ...kvm.device import Kvm  # noqa: PLC0415 - ctypes, which a look at guests can do without
+    from ...kvm.device import Kvm  # ctypes, which a look at guests can do without
 
     try:
         with Kvm(device) as kvm, kvm.create_vm():
@@ -34,7 +34,7 @@ def check_helper(command: str) -> list[Problem]:
 
 def check_kernel(boots: Mapping[str, Any]) -> Problem | None:
     """Return why a guest could not start from its kernel, None if it can."""
-    from ...kvm.loader import check_image  # noqa: PLC0415 - only a guest that changes needs it
+    from ...kvm.loader import check_image  # only a guest that changes needs it
 
     memory = boots["memory"]
     try:

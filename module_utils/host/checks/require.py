@@ -277,7 +277,7 @@ def _problems(
 
 
 def _nearest(name: str, known: tuple[str, ...]) -> str:
-    import difflib  # noqa: PLC0415 - costs milliseconds that only a mistake should pay
+    import difflib  # costs milliseconds that only a mistake should pay
 
     near = difflib.get_close_matches(name, known, n=3, cutoff=0.4)
     return f"did you mean {' or '.join(near)}?" if near else "docs/readiness.md lists them"

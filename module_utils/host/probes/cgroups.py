@@ -73,8 +73,8 @@ def _unasked(_path: str) -> None:
 
 def takes_device_programs(path: str) -> bool | None:
     """Ask the kernel for the device programs of a cgroup (it may have none, but must know them)."""
-    import ctypes  # noqa: PLC0415 - of use on pure v2 hosts alone
-    import errno  # noqa: PLC0415
+    import ctypes  # of use on pure v2 hosts alone
+    import errno
 
     machine = os.uname().machine
     if machine not in _BPF_SYSCALL:

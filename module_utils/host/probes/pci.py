@@ -178,9 +178,9 @@ def _unasked(_name: str) -> None:
 
 def ethtool_channels(name: str) -> dict[str, int] | None:
     """Ask the driver how many queues it has and could have (struct ethtool_channels)."""
-    import array  # noqa: PLC0415 - only machines with network hardware pay for these
-    import fcntl  # noqa: PLC0415
-    import socket  # noqa: PLC0415
+    import array  # only machines with network hardware pay for these
+    import fcntl
+    import socket
 
     answer = array.array("I", [_ETHTOOL_GCHANNELS] + [0] * 8)
     request = struct.pack("16sP", name.encode()[:15], answer.buffer_info()[0]).ljust(40, b"\0")

@@ -94,7 +94,7 @@ def _daemon(root: str) -> str:
 
 def run_command(command: list[str]) -> str | None:
     """Run a command for at most five seconds; its output, or None if it did not end well."""
-    import subprocess  # noqa: PLC0415 - seldom needed
+    import subprocess  # seldom needed
 
     try:
         done = subprocess.run(

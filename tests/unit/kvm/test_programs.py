@@ -71,7 +71,7 @@ def test_listing_of_the_selftest(tmp_path, name):
 
 @needs_binutils
 def test_the_probes_instruction(tmp_path):
-    from ansible.module_utils.kvm import probe  # noqa: PLC0415 - the only test that needs it
+    from ansible.module_utils.kvm import probe  # the only test that needs it
 
     code = machine_code(tmp_path, "popcnt eax, eax\nout 0xf4, al", 32, 0)
     assert code == probe._POPCNT
