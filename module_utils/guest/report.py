@@ -123,6 +123,24 @@ def consoles(guests: Iterable[Mapping[str, Any]], total: int = 100, *, colour: b
     return "\n".join(parts)
 
 
+def outstanding(
+    pending: Iterable[Mapping[str, Any]],
+    blocked: Iterable[Mapping[str, Any]],
+    total: int = 100,
+    *,
+    colour: bool = False,
+) -> str:
+    """Return what is known to be outstanding and what was refused; empty where there is nothing."""
+    lines = []
+    for word, code, items in (("pending", "33", pending), ("blocked", "31", blocked)):
+        for item in items:
+            name = plain(str(item["object"]).partition("/")[2])
+            text = plain(f"{name}: {item['reason']}; {item['remedy']}")
+            room = max(total, MIN_WIDTH) - width(word) - len(_GAP)
+            lines.append(_paint(word, code, colour) + _GAP + fit(text, room))
+    return "".join(f"{line}\n" for line in lines)
+
+
 def render(guests: Sequence[Mapping[str, Any]], total: int = 100, *, colour: bool = False) -> str:
     """Return the table and, below it, the consoles."""
     tails = consoles(guests, total, colour=colour)

@@ -45,6 +45,7 @@ class Findings:
         self.info: dict[str, dict[str, Any]] = {}
         self.selftest: dict[str, dict[str, Any]] = {}
         self.guests: dict[str, list[dict[str, Any]]] = {}
+        self.outstanding: dict[str, dict[str, Any]] = {}
 
     def add(self, host: str, module: str, answer: dict[str, Any]) -> None:
         """Keep what is shown of a module's answer; a module that failed has nothing of it."""
@@ -54,6 +55,8 @@ class Findings:
             self.selftest[host] = answer
         elif module in {"kvm_guests", "kvm_guests_info"} and "guests" in answer:
             self.guests[host] = answer["guests"]
+        if module == "kvm_guests" and "pending" in answer:
+            self.outstanding[host] = answer
 
     def readiness(self) -> list[host_report.Readiness]:
         """Return what is known of each host, with the self-test's part in it."""
@@ -68,6 +71,10 @@ def render(findings: Findings, width: int, *, colour: bool) -> str:
     parts = [host_report.render(findings.readiness(), width, colour=colour)]
     for host, guests in sorted(findings.guests.items()):
         text = guest_report.render(guests, width, colour=colour)
+        answer = findings.outstanding.get(host, {})
+        left = (answer.get("pending", []), answer.get("blocked", []))
+        waits = guest_report.outstanding(*left, width, colour=colour)
+        text = f"{text}\n{waits}" if waits else text
         parts.append(f"Guests of {host}\n\n{text}" if len(findings.guests) > 1 else text)
     return "\n".join(part for part in parts if part)
 

@@ -74,6 +74,20 @@ def test_guests_and_consoles_are_shown(callback, action):
     assert "Guests of" not in text
 
 
+def test_what_is_outstanding_or_refused_is_shown_after_the_guests(callback):
+    restart = {"object": "guest/hello", "reason": "memory differs", "remedy": "state: restarted"}
+    refused = {"object": "guest/db", "reason": "it is protected", "remedy": "protected: false"}
+    callback.v2_runner_on_ok(
+        answer("kvm_guests", guests=[GUEST], pending=[restart], blocked=[refused])
+    )
+    callback.v2_runner_on_ok(answer("kvm_guests_info", guests=[GUEST]))
+    lines = shown(callback).splitlines()
+    assert lines[-2:] == [
+        "pending  hello: memory differs; state: restarted",
+        "blocked  db: it is protected; protected: false",
+    ]
+
+
 def test_the_newest_answer_counts(callback):
     callback.v2_runner_on_ok(answer("kvm_guests", guests=[{**GUEST, "state": "stopped"}]))
     callback.v2_runner_on_ok(answer("kvm_guests_info", guests=[GUEST]))
