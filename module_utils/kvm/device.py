@@ -13,6 +13,7 @@ import fcntl
 import mmap
 import os
 import struct
+from functools import partial
 from typing import TYPE_CHECKING, Any, Iterable
 
 from . import abi
@@ -208,6 +209,7 @@ class Vcpu(_Descriptor):
         self.run16 = self.run8.cast("H")
         self.run32 = self.run8.cast("I")
         self.run64 = self.run8.cast("Q")
+        self._enter = partial(fcntl.ioctl, descriptor, abi.RUN, 0)
 
     def __enter__(self) -> Vcpu:
         return self
@@ -223,7 +225,7 @@ class Vcpu(_Descriptor):
     def run(self) -> int:
         """Enter the guest and return the exit reason; EXIT_INTR if a signal or a kick ended it."""
         try:
-            fcntl.ioctl(self.fd, abi.RUN, 0)
+            self._enter()
         except InterruptedError:
             return abi.EXIT_INTR
         except OSError as error:

@@ -177,23 +177,24 @@ class Runner:
             self.finish(Outcome(EXIT_INTERNAL, f"internal error of the helper: {error}", text))
 
     def _vcpu_loop(self, vcpu: Vcpu) -> Outcome:
-        run, port_io, mmio, exits = (
+        # After every exit the caches are cold: what the loop looks up is kept in local names.
+        run, exits, port_io, mmio = (
             vcpu.run,
+            self.exits,
             self.machine.bus.port_io,
             self.machine.bus.mmio,
-            self.exits,
         )
-        while True:
+        io_exit = abi.EXIT_IO
+        while self._outcome is None:
             reason = run()
             exits[reason] += 1
-            if reason == abi.EXIT_IO:
+            if reason == io_exit:
                 port_io(vcpu)
             elif reason == abi.EXIT_MMIO:
                 mmio(vcpu)
             elif reason != abi.EXIT_INTR:
                 return self._ended(vcpu, reason)
-            if self._outcome is not None:
-                return self._outcome
+        return self._outcome
 
     @staticmethod
     def _ended(vcpu: Vcpu, reason: int) -> Outcome:

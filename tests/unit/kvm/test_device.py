@@ -11,6 +11,7 @@ from __future__ import annotations
 import errno
 import os
 import struct
+from functools import partial
 from types import SimpleNamespace
 
 import pytest
@@ -257,6 +258,13 @@ def test_views_of_the_shared_area(vcpu):
     assert bytes(vcpu.run8[:4]) == b"\0\1\0\0"  # kvm_run.immediate_exit
 
 
+def enter(vcpu, answer, result):
+    """Run a vCPU whose entry is answered so; it holds on to the ioctl that it was made with."""
+    answer(RUN=result)
+    vcpu._enter = partial(device.fcntl.ioctl, vcpu.fd, abi.RUN, 0)
+    return vcpu.run()
+
+
 @pytest.mark.parametrize(
     ("result", "reason"),
     [
@@ -266,15 +274,13 @@ def test_views_of_the_shared_area(vcpu):
     ],
 )
 def test_an_entry(vcpu, answer, result, reason):
-    answer(RUN=result)
     struct.pack_into("<I", vcpu.run8, 8, abi.EXIT_HLT)
-    assert vcpu.run() == reason
+    assert enter(vcpu, answer, result) == reason
 
 
 def test_an_entry_that_fails(vcpu, answer):
-    answer(RUN=failure(errno.EFAULT))
     with pytest.raises(KvmError, match="cannot run vCPU 5: Bad address"):
-        vcpu.run()
+        enter(vcpu, answer, failure(errno.EFAULT))
 
 
 def test_msrs_that_kvm_does_not_take_are_named(vcpu, answer):
