@@ -209,7 +209,8 @@ class Vcpu(_Descriptor):
         self.run16 = self.run8.cast("H")
         self.run32 = self.run8.cast("I")
         self.run64 = self.run8.cast("Q")
-        self._enter = partial(fcntl.ioctl, descriptor, abi.RUN, 0)
+        # Enters the guest; `run` is the same with errors and the exit reason looked after.
+        self.enter = partial(fcntl.ioctl, descriptor, abi.RUN, 0)
 
     def __enter__(self) -> Vcpu:
         return self
@@ -225,14 +226,19 @@ class Vcpu(_Descriptor):
     def run(self) -> int:
         """Enter the guest and return the exit reason; EXIT_INTR if a signal or a kick ended it."""
         try:
-            self._enter()
-        except InterruptedError:
-            return abi.EXIT_INTR
+            self.enter()
         except OSError as error:
-            if error.errno == errno.EAGAIN:  # woken before it was started by the boot CPU
-                return abi.EXIT_INTR
-            raise KvmError(f"cannot run vCPU {self.index}: {error.strerror}") from error
+            self.check_interrupted(error)
+            return abi.EXIT_INTR
         return self.run32[2]
+
+    def check_interrupted(self, error: OSError) -> None:
+        """Raise KvmError unless ``error`` only means that the entry was cut short.
+
+        EINTR: a signal came, or a kick. EAGAIN: it was woken before the boot CPU started it.
+        """
+        if error.errno not in {errno.EINTR, errno.EAGAIN}:
+            raise KvmError(f"cannot run vCPU {self.index}: {error.strerror}") from error
 
     def kick(self) -> None:
         """Make the present or the next KVM_RUN return at once (kvm_run.immediate_exit)."""

@@ -177,16 +177,18 @@ class Runner:
             self.finish(Outcome(EXIT_INTERNAL, f"internal error of the helper: {error}", text))
 
     def _vcpu_loop(self, vcpu: Vcpu) -> Outcome:
-        # After every exit the caches are cold: what the loop looks up is kept in local names.
-        run, exits, port_io, mmio = (
-            vcpu.run,
-            self.exits,
-            self.machine.bus.port_io,
-            self.machine.bus.mmio,
-        )
+        # After every exit the caches are cold: the loop calls little and keeps its names local.
+        enter, run32, exits = vcpu.enter, vcpu.run32, self.exits
+        port_io, mmio = self.machine.bus.port_io, self.machine.bus.mmio
         io_exit = abi.EXIT_IO
         while self._outcome is None:
-            reason = run()
+            try:
+                enter()
+            except OSError as error:
+                vcpu.check_interrupted(error)
+                exits[abi.EXIT_INTR] += 1
+                continue
+            reason = run32[2]
             exits[reason] += 1
             if reason == io_exit:
                 port_io(vcpu)

@@ -261,7 +261,7 @@ def test_views_of_the_shared_area(vcpu):
 def enter(vcpu, answer, result):
     """Run a vCPU whose entry is answered so; it holds on to the ioctl that it was made with."""
     answer(RUN=result)
-    vcpu._enter = partial(device.fcntl.ioctl, vcpu.fd, abi.RUN, 0)
+    vcpu.enter = partial(device.fcntl.ioctl, vcpu.fd, abi.RUN, 0)
     return vcpu.run()
 
 

@@ -34,7 +34,10 @@ class ScriptedVcpu:
         if prepare:
             prepare(self.run8)
 
-    def run(self):
+    def enter(self):
+        self.run32[2] = self.next_exit()
+
+    def next_exit(self):
         step = self.steps[0] if self.steps[0] is SPIN else self.steps.pop(0)
         if step is SPIN:
             self.kicked.wait(0.01)
@@ -275,7 +278,7 @@ def test_a_vcpu_that_is_stuck_is_given_up(monkeypatch):
     release = threading.Event()
 
     class Stuck(ScriptedVcpu):
-        def run(self):
+        def next_exit(self):
             release.wait()
             return abi.EXIT_INTR
 
