@@ -18,7 +18,6 @@
 
 #define MEMORY (1 << 20)
 #define ENTRIES 256
-#define WARM_UP 30000 /* microseconds */
 
 static double now(void)
 {
@@ -47,9 +46,6 @@ int main(int argc, char **argv)
         0xb0, 0x00, 0xe6, 0xf4, /* mov al, 0; out 0xf4, al */
     };
 
-    /* Spend as long as an interpreter's start does: by then the other CPUs sleep, for both sides. */
-    for (double start = now(); now() - start < WARM_UP;)
-        ;
     double begin = now();
     int kvm = open("/dev/kvm", O_RDWR | O_CLOEXEC);
 
