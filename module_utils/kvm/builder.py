@@ -10,8 +10,7 @@ interrupt controllers in place every new slot waits milliseconds for a grace per
 from __future__ import annotations
 
 import os
-from contextlib import ExitStack
-from typing import TYPE_CHECKING, Callable, NamedTuple
+from typing import TYPE_CHECKING, Callable, NamedTuple, Protocol, TypeVar
 
 from . import abi, cpu, pc
 from .bus import Bus
@@ -24,23 +23,36 @@ if TYPE_CHECKING:
     from .device import Kvm, Vcpu, Vm
 
 
+_ARCHITECTURE = os.uname().machine
+
+
+class _Part(Protocol):
+    """What a machine is made of and takes down again."""
+
+    def close(self) -> None:
+        """Give back what it holds."""
+
+
+_P = TypeVar("_P", bound=_Part)
+
+
 class MachineConfig(NamedTuple):
-    """What a machine is made of. ``memory`` is in bytes."""
+    """What a machine is made of: ``memory`` in bytes, ``brand`` as cpu.host_brand gives it."""
 
     kernel: Image
     memory: int
     vcpus: int = 1
     cmdline: str = ""
     initrd: Image | None = None
+    brand: bytes = b""
 
 
 class Machine:
     """A machine that is ready to run; a context manager that takes it down again."""
 
     def __init__(self, kvm: Kvm, config: MachineConfig, sink: Callable[[bytes], None]) -> None:
-        architecture = os.uname().machine
-        if architecture != "x86_64":
-            raise HostError(f"the helper runs x86-64 guests only, this host is {architecture}")
+        if _ARCHITECTURE != "x86_64":
+            raise HostError(f"the helper runs x86-64 guests only, this host is {_ARCHITECTURE}")
         loader = loader_for(config.kernel)
         cmdline = encode_cmdline(config.cmdline)
         loader.check(config.memory, cmdline, config.initrd)
@@ -50,10 +62,10 @@ class Machine:
         self.config = config
         self.bus = Bus()
         self.vcpus: list[Vcpu] = []
-        with ExitStack() as stack:
-            self.vm: Vm = stack.enter_context(kvm.create_vm())
-            self.memory = GuestMemory(config.memory)
-            stack.callback(self.memory.close)
+        self._parts: list[_Part] = []  # to be closed, the last one first
+        try:
+            self.vm: Vm = self._part(kvm.create_vm())
+            self.memory = self._part(GuestMemory(config.memory))
             self.vm.add_memory(self.memory)
             self.vm.create_platform()
             entry = loader.load(self.memory, cmdline, config.initrd)
@@ -61,12 +73,18 @@ class Machine:
             self._add_devices()
             supported = kvm.supported_cpuid()
             for index in range(config.vcpus):
-                vcpu = stack.enter_context(self.vm.create_vcpu(index))
-                vcpu.set_cpuid(cpu.cpuid_for(supported, index, config.vcpus))
+                vcpu = self._part(self.vm.create_vcpu(index))
+                vcpu.set_cpuid(cpu.cpuid_for(supported, index, config.vcpus, config.brand))
                 self.vcpus.append(vcpu)
             # The others wait in their local APIC until the boot CPU starts them.
             self._enter(self.vcpus[0], entry)
-            self._stack = stack.pop_all()
+        except BaseException:
+            self.close()
+            raise
+
+    def _part(self, part: _P) -> _P:
+        self._parts.append(part)
+        return part
 
     def _add_devices(self) -> None:
         keyboard = pc.I8042Data()
@@ -104,4 +122,5 @@ class Machine:
 
     def close(self) -> None:
         """Close the vCPUs, give the memory back and close the VM."""
-        self._stack.close()
+        while self._parts:
+            self._parts.pop().close()

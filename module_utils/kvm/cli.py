@@ -106,6 +106,7 @@ def _command_run(options: argparse.Namespace) -> int:
     from . import privileges  # only what a command needs is loaded
     from .builder import Machine, MachineConfig
     from .console import Console, Stream
+    from .cpu import host_brand
     from .device import Kvm
     from .loader import open_kernel, read_image
     from .runner import Outcome, Runner
@@ -117,6 +118,7 @@ def _command_run(options: argparse.Namespace) -> int:
         vcpus=options.vcpus,
         cmdline=options.cmdline,
         initrd=read_image(options.initrd) if options.initrd else None,
+        brand=host_brand(),
     )
     with Kvm(options.device) as kvm:
         privileges.drop(privileges.passing_uid())

@@ -19,7 +19,8 @@ CR0_PE, CR0_ET = 1 << 0, 1 << 4
 _CODE, _DATA = 0b1011, 0b0011  # accessed; code is readable, data is writable
 _CPUID_HYPERVISOR = 1 << 31  # leaf 1, ECX
 _CPUID_HTT = 1 << 28  # leaf 1, EDX
-_PATCHED = frozenset((0x1, 0xB, 0x1F, 0x8000_0002, 0x8000_0008, 0x8000_001E))
+_BRAND = (0x8000_0002, 0x8000_0003, 0x8000_0004)
+_HEAD = 256  # bytes of /proc/cpuinfo that hold the first CPU's name; the kernel makes no more then
 
 
 def _flat(segment: abi.kvm_segment, selector: int, kind: int) -> None:
@@ -47,52 +48,53 @@ def host_brand() -> bytes:
     """Return the host CPU's brand string as CPUID has it: 48 bytes, padded with zeros."""
     descriptor = os.open("/proc/cpuinfo", os.O_RDONLY | os.O_CLOEXEC)
     try:
-        head = os.read(descriptor, 4096)
+        head = os.read(descriptor, _HEAD)
     finally:
         os.close(descriptor)
     _, _, found = head.partition(b"model name\t: ")
     return found.partition(b"\n")[0][:47].ljust(48, b"\0")
 
 
-def cpuid_for(supported: bytearray, index: int, count: int) -> bytearray:
+def cpuid_for(supported: bytearray, index: int, count: int, brand: bytes = b"") -> bytearray:
     """Return the CPUID of vCPU ``index`` of ``count``: what KVM supports, with ids and topology.
 
     ``supported`` and the result are a struct kvm_cpuid2, patched in place of its words, since a
     hundred ctypes objects would cost a tenth of the machine's start. The vCPUs are ``count`` cores
-    of one package with the APIC ids 0 … count - 1. A brand string that KVM leaves empty is the
-    host's.
+    of one package with the APIC ids 0 … count - 1. ``brand``, 48 bytes, is put where KVM leaves the
+    brand string empty.
     """
     cpuid = bytearray(supported)
     words = memoryview(cpuid).cast("I")
-    for entry, function in enumerate(words[2::10].tolist()):
-        if function not in _PATCHED:
-            continue
-        at = 2 + 10 * entry
-        eax, ebx, ecx, edx = at + 3, at + 4, at + 5, at + 6
-        if function == 0x1:
-            words[ebx] = words[ebx] & 0xFFFF | min(count, 255) << 16 | index % 256 << 24
-            words[ecx] |= _CPUID_HYPERVISOR
-            words[edx] = words[edx] | _CPUID_HTT if count > 1 else words[edx] & ~_CPUID_HTT
-        elif function in {0xB, 0x1F}:
-            # Levels: one thread a core, then all the cores.
-            level = words[at + 1]
-            shift, processors = ((0, 1), ((count - 1).bit_length(), count), (0, 0))[min(level, 2)]
-            words[eax], words[ebx], words[edx] = shift, processors, index
-            words[ecx] = level & 0xFF | (level + 1 if level < 2 else 0) << 8
-        elif function == 0x8000_0002 and not words[eax]:
-            _put_brand(words)
-        elif function == 0x8000_0008:
-            words[ecx] = words[ecx] & ~0xF0FF | count - 1 & 0xFF
-        elif function == 0x8000_001E:
-            words[eax], words[ebx] = index, index & 0xFF
+    # An entry is ten words: function, index, flags, EAX … EDX at 3 … 6, padding.
+    functions = words[2::10].tolist()
+    if 0x1 in functions:
+        at = 2 + 10 * functions.index(0x1)
+        words[at + 4] = words[at + 4] & 0xFFFF | min(count, 255) << 16 | index % 256 << 24
+        words[at + 5] |= _CPUID_HYPERVISOR
+        words[at + 6] = words[at + 6] | _CPUID_HTT if count > 1 else words[at + 6] & ~_CPUID_HTT
+    for function in (0xB, 0x1F):
+        if function in functions:
+            first = functions.index(function)
+            for entry in range(first, first + functions.count(function)):
+                _put_level(words[2 + 10 * entry : 9 + 10 * entry], index, count)
+    if 0x8000_0008 in functions:
+        at = 2 + 10 * functions.index(0x8000_0008)
+        words[at + 5] = words[at + 5] & ~0xF0FF | count - 1 & 0xFF
+    if 0x8000_001E in functions:
+        at = 2 + 10 * functions.index(0x8000_001E)
+        words[at + 3], words[at + 4] = index, index & 0xFF
+    if brand and _BRAND[0] in functions and not words[5 + 10 * functions.index(_BRAND[0])]:
+        name = memoryview(brand).cast("I")
+        for part, function in enumerate(_BRAND):
+            if function in functions:
+                at = 5 + 10 * functions.index(function)
+                words[at : at + 4] = name[4 * part : 4 * part + 4]
     return cpuid
 
 
-def _put_brand(words: memoryview) -> None:
-    """Fill the brand string's three leaves."""
-    brand = memoryview(host_brand()).cast("I")
-    functions = words[2::10].tolist()
-    for part in range(3):
-        if 0x8000_0002 + part in functions:
-            at = 5 + 10 * functions.index(0x8000_0002 + part)
-            words[at : at + 4] = brand[4 * part : 4 * part + 4]
+def _put_level(entry: memoryview, index: int, count: int) -> None:
+    """Say one level of the extended topology: one thread a core, then all the cores."""
+    level = entry[1]
+    shift, processors = ((0, 1), ((count - 1).bit_length(), count), (0, 0))[min(level, 2)]
+    entry[3], entry[4], entry[6] = shift, processors, index
+    entry[5] = level & 0xFF | (level + 1 if level < 2 else 0) << 8

@@ -25,6 +25,7 @@ if TYPE_CHECKING:
 DEVICE = "/dev/kvm"
 _TSS_ADDRESS = 0xFFFB_D000  # three pages that Intel's real-mode emulation needs, below the BIOS
 _IDENTITY_MAP_ADDRESS = 0xFFFB_C000
+_PIT_CONFIG = abi.kvm_pit_config(flags=abi.PIT_SPEAKER_DUMMY)
 _CPUID_ENTRY_SIZE = ctypes.sizeof(abi.kvm_cpuid_entry2)
 _MAX_CPUID_ENTRIES = 256  # KVM_MAX_CPUID_ENTRIES
 
@@ -167,8 +168,7 @@ class Vm(_Descriptor):
         """Give the VM the kernel's PIC, IOAPIC, local APICs and PIT; must precede the vCPUs."""
         self.reserve_pages()
         _ioctl(self.fd, abi.CREATE_IRQCHIP, 0, "create the interrupt controllers")
-        config = abi.kvm_pit_config(flags=abi.PIT_SPEAKER_DUMMY)
-        _ioctl(self.fd, abi.CREATE_PIT2, config, "create the timer")
+        _ioctl(self.fd, abi.CREATE_PIT2, _PIT_CONFIG, "create the timer")
 
     def add_memory(self, memory: GuestMemory) -> None:
         """Make every region of ``memory`` a slot of the VM."""

@@ -20,6 +20,7 @@ from typing import Any, Callable
 from . import privileges, process, records
 from .builder import Machine, MachineConfig
 from .console import Console, Log
+from .cpu import host_brand
 from .device import DEVICE, Kvm
 from .errors import EXIT_INTERNAL, EXIT_OK, ConfigError, HostError, InputFileError, KvmError
 from .layout import FIRST_UID, UID_MASK, GuestPaths, Layout, read_untrusted
@@ -185,6 +186,7 @@ def _open_as_root(
         vcpus=machine["vcpus"],
         cmdline=machine["cmdline"],
         initrd=read_image(initrd) if initrd else None,
+        brand=host_brand(),
     )
     return listener, kvm, config
 

@@ -25,7 +25,7 @@ SIGN = bytes.fromhex("baf803b021eeb000e6f4")
 # What a process of the helper does: build a machine, enter it, and go on through exits.
 OURS = f"""
 import sys, time
-from virtfleet.kvm import abi
+from virtfleet.kvm import cpu
 from virtfleet.kvm.builder import Machine, MachineConfig
 from virtfleet.kvm.device import Kvm
 from virtfleet.kvm.loader import Image
@@ -33,9 +33,9 @@ from virtfleet.kvm.runner import Runner
 
 exits = int(sys.argv[1])
 code = bytes.fromhex("{EXIT_LOOP.hex()}").replace(b"NNNN", (exits + 1).to_bytes(4, "little"))
-image = Image("loop", code)
+config = MachineConfig(Image("loop", code), 1 << 20, brand=cpu.host_brand())
 begin = time.perf_counter()
-with Kvm() as kvm, Machine(kvm, MachineConfig(image, 1 << 20), print) as machine:
+with Kvm() as kvm, Machine(kvm, config, print) as machine:
     vcpu = machine.vcpus[0]
     vcpu.run()
     first = time.perf_counter() - begin

@@ -35,7 +35,7 @@ class Booted:
     def __init__(self, content: bytes, *, stdin: bytes = b"", **config: Any) -> None:
         self.content = content
         self.stdin = stdin
-        self.config = {"memory": 4 * MIB, **config}
+        self.config = {"memory": 4 * MIB, "brand": cpu.host_brand(), **config}
         self.output = b""
         self.exits: dict[str, int] = {}
         self.devices: list[tuple[int, int, Device]] = []

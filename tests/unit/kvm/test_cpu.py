@@ -89,24 +89,23 @@ def brand_of(found):
     return b"".join(struct.pack("<4I", *found[leaf, 0]) for leaf in BRAND_LEAVES)
 
 
-def test_an_empty_brand_is_the_hosts(monkeypatch):
+def test_an_empty_brand_is_filled():
     brand = b"A CPU of the tests @ 3.00GHz".ljust(48, b"\0")
-    monkeypatch.setattr(cpu, "host_brand", lambda: brand)
     empty = cpuid2(*[(leaf, 0, 0, 0, 0, 0) for leaf in BRAND_LEAVES])
-    assert brand_of(decode(cpu.cpuid_for(empty, 0, 1))) == brand
+    assert brand_of(decode(cpu.cpuid_for(empty, 0, 1, brand))) == brand
+    assert brand_of(decode(cpu.cpuid_for(empty, 0, 1))) == bytes(48)
 
 
-def test_a_brand_that_kvm_gives_is_kept(monkeypatch):
-    monkeypatch.setattr(cpu, "host_brand", lambda: b"x" * 48)
+def test_a_brand_that_kvm_gives_is_kept():
     given = b"What KVM says".ljust(48, b"\0")
     words = [struct.unpack_from("<4I", given, at) for at in (0, 16, 32)]
     entries = [(leaf, 0, *four) for leaf, four in zip(BRAND_LEAVES, words)]
-    assert brand_of(decode(cpu.cpuid_for(cpuid2(*entries), 0, 1))) == given
+    assert brand_of(decode(cpu.cpuid_for(cpuid2(*entries), 0, 1, b"x" * 48))) == given
 
 
-def test_a_cpuid_without_the_later_brand_leaves_is_no_matter(monkeypatch):
-    monkeypatch.setattr(cpu, "host_brand", lambda: b"ABCD" * 12)
-    found = decode(cpu.cpuid_for(cpuid2((BRAND_LEAVES[0], 0, 0, 0, 0, 0)), 0, 1))
+def test_a_cpuid_without_the_later_brand_leaves_is_no_matter():
+    first = cpuid2((BRAND_LEAVES[0], 0, 0, 0, 0, 0))
+    found = decode(cpu.cpuid_for(first, 0, 1, b"ABCD" * 12))
     assert struct.pack("<4I", *found[BRAND_LEAVES[0], 0]) == b"ABCD" * 4
 
 

@@ -12,7 +12,6 @@ import errno
 import os
 import struct
 from functools import partial
-from types import SimpleNamespace
 
 import pytest
 from ansible.module_utils.kvm import abi, builder, device
@@ -298,7 +297,7 @@ def test_closing_twice_closes_once(vcpu):
 
 
 def test_another_architecture_is_refused(kvm, monkeypatch):
-    monkeypatch.setattr(builder.os, "uname", lambda: SimpleNamespace(machine="aarch64"))
+    monkeypatch.setattr(builder, "_ARCHITECTURE", "aarch64")
     config = builder.MachineConfig(Image("boot", b"\xf4"), 1 << 20)
     with pytest.raises(HostError, match="x86-64 guests only, this host is aarch64"):
         builder.Machine(kvm, config, lambda _: None)
