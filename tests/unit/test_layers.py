@@ -19,9 +19,10 @@ BELOW: dict[str, set[str]] = {
     "converge": set(),
     "kvm": set(),
     "host": {"kvm", "converge"},
+    "system": {"host", "converge"},
     "virt": {"converge"},
     "guest": {"kvm", "virt", "converge"},
-    "fleet": {"guest", "host", "kvm", "virt", "converge"},
+    "fleet": {"guest", "host", "system", "kvm", "virt", "converge"},
 }
 # Tools that work on the sources, where the sources are.
 NOT_SHIPPED = {"module_utils/kvm/archive.py", "module_utils/kvm/programs/build.py"}
