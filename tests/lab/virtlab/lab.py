@@ -1,0 +1,147 @@
+# Copyright (C) 2026 virtfleet contributors
+# SPDX-License-Identifier: GPL-3.0-or-later
+"""A lab: its hosts, the cable between them, and the inventory that Ansible reads."""
+
+from __future__ import annotations
+
+import os
+import re
+import shutil
+import sys
+import time
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import suppress
+from pathlib import Path
+
+import yaml
+
+from . import description as descriptions
+from . import images, processes
+from .host import Host
+from .recipe import REPOSITORY, USER
+from .ssh import Ssh
+
+DESCRIPTIONS = Path(__file__).resolve().parents[1] / "labs"
+LABS = REPOSITORY / "build" / "lab"
+DEFAULT = "lab"
+_NAME = re.compile(r"[a-z0-9][a-z0-9-]{0,30}")
+_AT_ONCE = 2  # hosts that start at the same time
+
+
+class LabError(Exception):
+    """The lab cannot do what it was told; the message says why."""
+
+
+class Lab:
+    """The lab ``name``; its folder below build/lab holds all that it is."""
+
+    def __init__(self, name: str = DEFAULT, source: Path | None = None) -> None:
+        if not _NAME.fullmatch(name):
+            raise LabError(f"expected a short lower-case name for a lab, found {name!r}")
+        self.name = name
+        self.folder = LABS / name
+        self.ssh = Ssh(self.folder)
+        kept = self.folder / "description.yml"
+        self.source = source or (kept if kept.exists() else DESCRIPTIONS / f"{name}.yml")
+        self.description = descriptions.load(self.source)
+        self.hosts = {
+            host: Host(self.folder / "hosts" / host, spec, host, index, self.ssh)
+            for index, (host, spec) in enumerate(self.description.hosts.items(), start=1)
+        }
+
+    def __getitem__(self, name: str) -> Host:
+        """Return the host of that name; LabError where there is none."""
+        try:
+            return self.hosts[name]
+        except KeyError:
+            known = ", ".join(self.hosts)
+            raise LabError(f"no host {name!r} in the lab {self.name}: it has {known}") from None
+
+    def up(self) -> None:
+        """Build what is missing and raise every host; a host that runs is left alone."""
+        self.folder.mkdir(parents=True, exist_ok=True)
+        text = self.source.read_text()
+        (self.folder / "description.yml").write_text(text)
+        images.ensure(host.recipe for host in self.hosts.values())
+        self._cable()
+        with ThreadPoolExecutor(max_workers=_AT_ONCE) as pool:
+            list(pool.map(Host.up, self.hosts.values()))
+        self.write_inventory()
+
+    def reset(self) -> None:
+        """Take every host back to its booted state."""
+        self._cable()
+        with ThreadPoolExecutor(max_workers=_AT_ONCE) as pool:
+            list(pool.map(Host.reset, self.hosts.values()))
+        self.write_inventory()
+
+    def down(self) -> None:
+        """End what runs in this lab's folder, and remove the folder."""
+        for host in self.hosts.values():
+            self.ssh.forget_connections(host.name)
+        folders = [self.folder / "hosts" / name for name in self.hosts] + [self.folder / "hosts"]
+        with suppress(FileNotFoundError):
+            folders += [path for path in (self.folder / "hosts").iterdir() if path.is_dir()]
+        for folder in folders:
+            processes.end(folder)
+        if self.inventory_link.is_symlink():
+            self.inventory_link.unlink()
+        shutil.rmtree(self.ssh.sockets, ignore_errors=True)
+        shutil.rmtree(self.folder, ignore_errors=True)
+
+    def _cable(self) -> None:
+        """Start the hub that the hosts' second NICs are plugged into."""
+        folder = self.folder / "hosts"
+        if processes.running(folder) is not None:
+            return
+        folder.mkdir(parents=True, exist_ok=True)
+        (folder / "cable.sock").unlink(missing_ok=True)
+        here = str(Path(__file__).resolve().parents[1])
+        command = ["env", f"PYTHONPATH={here}", sys.executable, "-m", "virtlab.switch"]
+        processes.start(folder, [*command, "cable.sock"], folder / "cable.log")
+        give_up = time.monotonic() + 20
+        while not (folder / "cable.sock").exists():
+            if time.monotonic() > give_up:
+                raise LabError(f"no cable: {(folder / 'cable.log').read_text()}")
+            time.sleep(0.02)
+
+    # --- what Ansible reads
+
+    @property
+    def inventory(self) -> Path:
+        """The folder to give to ansible-playbook -i."""
+        return self.folder / "inventory"
+
+    @property
+    def inventory_link(self) -> Path:
+        """Where the default lab's hosts stand in the repository's own inventory."""
+        return REPOSITORY / "inventory" / "lab" / "hosts.yml"
+
+    def variables(self, host: Host) -> dict[str, object]:
+        """Return how Ansible reaches a host."""
+        options = " ".join(f"-o {option}={value}" for option, value in self.ssh.options().items())
+        return {
+            "ansible_host": "127.0.0.1",
+            "ansible_port": host.port(),
+            "ansible_user": USER,
+            "ansible_ssh_private_key_file": str(self.ssh.key),
+            "ansible_host_key_checking": True,
+            "ansible_ssh_common_args": options,
+            "ansible_control_path": f"{self.ssh.sockets}/%%C",
+            "ansible_python_interpreter": "/usr/bin/python3",
+            "lab_address": host.identity.cable_address,
+            "lab_release": host.spec.release,
+        }
+
+    def write_inventory(self) -> None:
+        """Write the inventory of the hosts that run, with the repository's own group variables."""
+        running = [host for host in self.hosts.values() if host.state() == "running"]
+        content = {"hypervisors": {"hosts": {host.name: self.variables(host) for host in running}}}
+        self.inventory.mkdir(exist_ok=True)
+        (self.inventory / "hosts.yml").write_text(
+            "---\n# Written by the lab.\n" + yaml.safe_dump(content, sort_keys=False)
+        )
+        if self.name == DEFAULT:
+            link = self.inventory_link
+            link.unlink(missing_ok=True)
+            link.symlink_to(os.path.relpath(self.inventory / "hosts.yml", link.parent))

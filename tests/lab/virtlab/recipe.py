@@ -1,0 +1,167 @@
+# Copyright (C) 2026 virtfleet contributors
+# SPDX-License-Identifier: GPL-3.0-or-later
+"""What an image is made of. A recipe is data, and its digest names the image that comes of it."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+from dataclasses import asdict, dataclass
+from pathlib import Path
+
+import yaml
+
+REPOSITORY = Path(__file__).resolve().parents[3]
+RELEASES = {"bookworm": "12", "trixie": "13"}
+KINDS = ("bare", "ready")
+USER = "admin"  # who logs in; sudo asks no password of this user
+_BUILDER = Path(__file__).with_name("images.py")
+
+# A plain Debian as its installer leaves it, without anything of ours.
+_BARE = [
+    "systemd-sysv",
+    "udev",
+    "dbus",
+    "libpam-systemd",
+    "openssh-server",
+    "sudo",
+    "python3",
+    "python3-apt",
+    "ca-certificates",
+    "linux-image-amd64",
+    "initramfs-tools",
+    "zstd",
+    "kmod",
+    "grub-pc",
+    "iproute2",
+    "iputils-ping",
+    "procps",
+    "less",
+    "e2fsprogs",
+    "util-linux-extra",
+    "apparmor",
+    "nftables",
+]
+_NETWORK = {"bookworm": ["ifupdown"], "trixie": ["systemd-resolved"]}
+# What the tests need on a host to prove its state, and to serve storage to another one.
+_TESTS = ["nfs-kernel-server", "samba", "tgt", "lvm2", "nvme-cli", "pciutils", "dosfstools"]
+
+# Only what the root disk needs: a tenth of the modules that an installer would put in, which an
+# emulated processor unpacks at every boot.
+_INITRAMFS_MODULES = "virtio_pci\nvirtio_blk\next4\n"
+_INITRAMFS = "MODULES=list\nCOMPRESS=zstd\nFSTYPE=ext4\n"
+_SSHD = "HostKey /etc/ssh/ssh_host_ed25519_key\nUseDNS no\nPasswordAuthentication no\n"
+
+_IDENTITY = """\
+#!/bin/sh
+# The lab hands over at the first boot what makes this host itself: name, keys, addresses.
+set -eu
+modprobe qemu_fw_cfg
+tar -x -C / --no-overwrite-dir -f /sys/firmware/qemu_fw_cfg/by_name/opt/virtlab/identity/raw
+hostname -F /etc/hostname
+touch /etc/virtlab-identity
+"""
+_IDENTITY_UNIT = """\
+[Unit]
+Description=What makes this host of the lab itself
+DefaultDependencies=no
+ConditionPathExists=!/etc/virtlab-identity
+After=systemd-remount-fs.service systemd-tmpfiles-setup-dev.service
+Before=network-pre.target networking.service systemd-networkd.service ssh.service sysinit.target
+Wants=network-pre.target
+
+[Service]
+Type=oneshot
+ExecStart=/usr/local/sbin/virtlab-identity
+
+[Install]
+WantedBy=sysinit.target
+"""
+_GRUB = """\
+GRUB_DEFAULT=0
+GRUB_TIMEOUT=0
+GRUB_DISTRIBUTOR=Debian
+GRUB_CMDLINE_LINUX_DEFAULT="quiet"
+GRUB_CMDLINE_LINUX="console=ttyS0"
+GRUB_TERMINAL=serial
+GRUB_SERIAL_COMMAND="serial --unit=0 --speed=115200"
+GRUB_DISABLE_OS_PROBER=true
+"""
+
+
+@dataclass(frozen=True)
+class Recipe:
+    """An image: a Debian release, packages, files (path, text, mode), commands in it."""
+
+    release: str
+    kind: str
+    packages: tuple[str, ...]
+    files: tuple[tuple[str, str, int], ...] = ()
+    commands: tuple[tuple[str, ...], ...] = ()
+
+    @property
+    def digest(self) -> str:
+        """What names the image: it differs as soon as the image could."""
+        content = json.dumps([_BUILDER.read_text(), asdict(self)], sort_keys=True)
+        return hashlib.sha256(content.encode()).hexdigest()[:16]
+
+    @property
+    def name(self) -> str:
+        """The image's name in the cache."""
+        return f"{self.release}-{self.kind}-{self.digest}"
+
+
+def role_packages(release: str) -> list[str]:
+    """Return the packages that the roles install on this release, as their own variables say."""
+    found: set[str] = set()
+    for role in sorted((REPOSITORY / "roles").iterdir()):
+        for name in ("Debian.yml", f"Debian-{RELEASES[release]}.yml"):
+            path = role / "vars" / name
+            if path.exists():
+                for key, value in yaml.safe_load(path.read_text()).items():
+                    if key.endswith("_packages"):
+                        found.update(_flat(value))
+    return sorted(found)
+
+
+def _flat(value: object) -> list[str]:
+    if isinstance(value, dict):
+        return [name for part in value.values() for name in _flat(part)]
+    if isinstance(value, list):
+        return [name for part in value for name in _flat(part)]
+    return [value] if isinstance(value, str) else []
+
+
+def recipe(release: str, kind: str) -> Recipe:
+    """Return the recipe of a release's ``bare`` or ``ready`` image."""
+    packages = [*_BARE, *_NETWORK[release]]
+    if kind == "ready":
+        packages += [*role_packages(release), *_TESTS]
+    files = (
+        ("/usr/local/sbin/virtlab-identity", _IDENTITY, 0o755),
+        ("/etc/systemd/system/virtlab-identity.service", _IDENTITY_UNIT, 0o644),
+        ("/etc/default/grub", _GRUB, 0o644),
+        ("/etc/fstab", "LABEL=root / ext4 errors=remount-ro 0 1\n", 0o644),
+        (f"/etc/sudoers.d/{USER}", f"{USER} ALL=(ALL) NOPASSWD: ALL\n", 0o440),
+        ("/etc/ssh/sshd_config.d/virtlab.conf", _SSHD, 0o644),
+        ("/etc/initramfs-tools/modules", _INITRAMFS_MODULES, 0o644),
+        ("/etc/initramfs-tools/conf.d/virtlab", _INITRAMFS, 0o644),
+        ("/etc/machine-id", "", 0o444),
+        ("/etc/hostname", "", 0o644),
+    )
+    commands = [
+        ("useradd", "--create-home", "--shell", "/bin/bash", USER),
+        ("systemctl", "enable", "virtlab-identity.service"),
+        # Nothing that wakes up by itself in the middle of a test.
+        ("systemctl", "mask", "apt-daily.timer", "apt-daily-upgrade.timer", "man-db.timer"),
+        ("systemctl", "mask", "fstrim.timer", "dpkg-db-backup.timer", "e2scrub_all.timer"),
+    ]
+    if release == "trixie":
+        commands.append(("systemctl", "enable", "systemd-networkd.service"))
+    if kind == "ready":
+        # They serve tests, which start them.
+        commands += [
+            ("systemctl", "disable", "nfs-server.service", "smbd.service", "nmbd.service"),
+            ("systemctl", "disable", "tgt.service"),
+        ]
+    return Recipe(release, kind, tuple(sorted(set(packages))), files, tuple(commands))
