@@ -15,12 +15,13 @@ unexport ANSIBLE_LIBRARY ANSIBLE_MODULE_UTILS ANSIBLE_ROLES_PATH PYTHONPATH PYTH
 
 PREPARE := $(PYTHON) scripts/prepare.py
 CHECK := $(VENV)/bin/python scripts/check.py
+LAB := PYTHONPATH=tests/lab $(VENV)/bin/python -m virtlab
 # Root needs no sudo, and a sudo that asks for nothing no password.
 BECOME = $(shell [ "$$(id -u)" = 0 ] || sudo -n true 2>/dev/null || echo --ask-become-pass)
 PLAYBOOK = $(VENV)/bin/ansible-playbook -i $(INVENTORY) $(BECOME)
 
 .DEFAULT_GOAL := help
-.PHONY: help up down preflight test lint bench soak helper venv clean
+.PHONY: help up down preflight lab lab-down test lint bench soak helper venv clean
 
 help: ## list the targets
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "  make %-10s %s\n", $$1, $$2 }' Makefile
@@ -37,7 +38,16 @@ preflight: ## only check this machine, changing nothing
 	@$(PREPARE) run
 	@$(PLAYBOOK) playbooks/preflight.yml $(ARGS)
 
-test: ## check everything: lint, unit tests, tests on the real /dev/kvm
+lab: ## raise KVM hosts as virtual machines and run their guests; needs no virtualization, but root
+	@$(PREPARE) lab
+	@$(LAB) up
+	@$(VENV)/bin/ansible-playbook -i inventory/lab playbooks/site.yml $(ARGS)
+
+lab-down: ## take the lab away
+	@$(PREPARE) lab
+	@$(LAB) down
+
+test: ## check everything: lint, unit tests, tests on the real /dev/kvm, the lab
 	@$(PREPARE) test
 	@$(CHECK) test $(ARGS)
 

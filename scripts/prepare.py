@@ -1,9 +1,9 @@
 # Copyright (C) 2026 virtfleet contributors
 # SPDX-License-Identifier: GPL-3.0-or-later
-"""Install what a make target needs: `prepare.py run|test|bench`.
+"""Install what a make target needs: `prepare.py run|lab|test|bench`.
 
-`run` is what ansible-playbook needs, `test` adds the linters and pytest, `bench` adds what this
-project is measured against. Python packages go into .venv, by the ranges in pyproject.toml; Debian
+`run` is what ansible-playbook needs, `lab` adds the collections and what raises the lab, `test` adds
+the linters and pytest, `bench` adds what this project is measured against. Python packages go into .venv, by the ranges in pyproject.toml; Debian
 packages are installed when something is missing, and only then. Run again, it only compares.
 """
 
@@ -24,18 +24,37 @@ from pathlib import Path
 OLDEST_PYTHON = (3, 11)
 REPOSITORY = Path(__file__).resolve().parents[1]
 VENV = REPOSITORY / ".venv"
-GROUPS: dict[str, list[str]] = {"run": [], "test": ["test", "lint"], "bench": ["test", "lint"]}
+GROUPS: dict[str, list[str]] = {
+    "run": [],
+    "lab": ["collections"],
+    "test": ["collections", "test", "lint"],
+    "bench": ["collections", "test", "lint"],
+}
 # A command or a file, and the Debian packages that bring it. What stays missing is skipped by the
 # tests, with the reason.
+_LAB = {
+    "mmdebstrap": ["mmdebstrap"],
+    "/usr/share/keyrings/debian-archive-keyring.gpg": ["debian-archive-keyring"],
+    "qemu-system-x86_64": ["qemu-system-x86"],
+    "qemu-img": ["qemu-utils"],
+    "mke2fs": ["e2fsprogs"],
+    "ssh": ["openssh-client"],
+}
 _TEST = {
+    **_LAB,
     "mount": ["mount"],
     "as": ["binutils"],
     "/usr/include/linux/kvm.h": ["linux-libc-dev"],
     "virt-host-validate": ["libvirt-clients"],
     "systemd-analyze": ["systemd"],
 }
-_BENCH = {"gcc": ["gcc", "libc6-dev"], "qemu-system-x86_64": ["qemu-system-x86"]}
-WANTED: dict[str, dict[str, list[str]]] = {"run": {}, "test": _TEST, "bench": {**_TEST, **_BENCH}}
+_BENCH = {"gcc": ["gcc", "libc6-dev"]}
+WANTED: dict[str, dict[str, list[str]]] = {
+    "run": {},
+    "lab": _LAB,
+    "test": _TEST,
+    "bench": {**_TEST, **_BENCH},
+}
 
 
 class PrepareError(Exception):
@@ -123,7 +142,7 @@ def fingerprint(wanted: list[str]) -> str:
 
 def stamp(level: str) -> Path:
     """Return the file that says for which requirements the level was last installed."""
-    return VENV / f"virtfleet-{'run' if level == 'run' else 'all'}"
+    return VENV / f"virtfleet-{level if level in {'run', 'lab'} else 'all'}"
 
 
 def is_installed(level: str) -> bool:
@@ -150,8 +169,8 @@ def install(level: str) -> None:
     say(f"installing {len(wanted)} Python packages and what they need into {VENV.name}")
     pip = [str(VENV / "bin" / "python"), "-m", "pip", "--disable-pip-version-check"]
     run(*pip, "install", "--quiet", "--no-input", *wanted)
-    stamp("run").write_text(fingerprint(requirements("run")))
-    stamp(level).write_text(fingerprint(wanted))
+    for lesser in ("run", level) if level in {"run", "lab"} else ("run", "lab", level):
+        stamp(lesser).write_text(fingerprint(requirements(lesser)))
 
 
 def prepare(level: str) -> None:

@@ -30,6 +30,7 @@ if TYPE_CHECKING:
 BOOT_PATIENCE = 600.0  # seconds; a loaded machine takes several times what an idle one does
 RESTORE_PATIENCE = 120.0
 _SNAPSHOT_FORMAT = 1  # of what a saved host consists of
+_ON_THE_WAY = {"off", "starting", "inmigrate", "prelaunch", "restore-vm"}
 _TAIL = 20  # lines of the console that a message shows
 
 
@@ -135,11 +136,17 @@ class Host:
         for name in (qemu.MONITOR, "qemu.log"):
             (self.folder / name).unlink(missing_ok=True)
         command = qemu.command(self.spec, self.identity, self.image, restore=restore)
-        process = processes.start(self.folder, command, self.folder / "qemu.log")
+        processes.start(self.folder, command, self.folder / "qemu.log")
         give_up = time.monotonic() + RESTORE_PATIENCE
-        while self.state() in {"off", "starting", "inmigrate", "prelaunch", "restore-vm"}:
-            if process.poll() is not None:
-                raise self._failure(f"QEMU ended with status {process.returncode}")
+        while (state := self.state()) in {
+            "off",
+            "starting",
+            "inmigrate",
+            "prelaunch",
+            "restore-vm",
+        }:
+            if state == "off":
+                raise self._failure("QEMU has ended")
             if time.monotonic() > give_up:
                 raise self._failure("QEMU does not answer")
             time.sleep(0.05)

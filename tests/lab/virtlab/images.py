@@ -215,7 +215,8 @@ def _disk(root: Path, part: Path) -> None:
     with raw.open("wb") as file:
         file.truncate(DISK_SIZE)
     blocks = (DISK_SIZE - start) // 4096
-    make = ["mke2fs", "-q", "-F", "-t", "ext4", "-b", "4096", "-L", "root", "-O", _FEATURES]
+    make = ["mke2fs", "-q", "-F", "-t", "ext4", "-b", "4096", "-L", "root"]
+    make += ["-m", "0", "-O", _FEATURES]  # a full disk is full for root too
     run(*make, "-E", f"offset={start},lazy_itable_init=1", "-d", str(root), str(raw), str(blocks))
     boot = (root / _GRUB.lstrip("/") / "boot.img").read_bytes()
     core = (root / "boot/grub/core.img").read_bytes()

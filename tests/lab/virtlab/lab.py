@@ -141,6 +141,9 @@ class Lab:
         (self.inventory / "hosts.yml").write_text(
             "---\n# Written by the lab.\n" + yaml.safe_dump(content, sort_keys=False)
         )
+        variables = self.inventory / "group_vars"
+        if not variables.is_symlink():
+            variables.symlink_to(self.inventory_link.parent / "group_vars")
         if self.name == DEFAULT:
             link = self.inventory_link
             link.unlink(missing_ok=True)

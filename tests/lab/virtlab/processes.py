@@ -8,12 +8,10 @@ process itself before it becomes what it shall run, so that no kill of the lab c
 
 from __future__ import annotations
 
-import os
 import signal
 import subprocess
 import time
 from collections.abc import Sequence
-from contextlib import suppress
 from typing import TYPE_CHECKING
 
 from ansible.module_utils.kvm import process
@@ -22,23 +20,31 @@ if TYPE_CHECKING:
     from pathlib import Path
 
 _RECORD = "process"
+_PATIENCE = 30.0  # seconds for a process to write its record
 _BECOME = (
     f"cat /proc/sys/kernel/random/boot_id /proc/$$/stat > {_RECORD}.new"
     f' && mv {_RECORD}.new {_RECORD} && exec "$@"'
 )
 
 
-def start(folder: Path, command: Sequence[str], output: Path) -> subprocess.Popen[bytes]:
-    """Start a command in ``folder``, in a session of its own; what it prints goes to ``output``."""
+def start(folder: Path, command: Sequence[str], output: Path) -> None:
+    """Start a command in ``folder``, in a session of its own; what it prints goes to ``output``.
+
+    It is nobody's child but init's, and outlives whoever started it.
+    """
+    (folder / _RECORD).unlink(missing_ok=True)
     with output.open("ab") as file:
-        return subprocess.Popen(
-            ["/bin/sh", "-c", _BECOME, "sh", *command],
+        subprocess.run(
+            ["/usr/bin/setsid", "--fork", "/bin/sh", "-c", _BECOME, "sh", *command],
             cwd=folder,
             stdin=subprocess.DEVNULL,
             stdout=file,
             stderr=file,
-            start_new_session=True,
+            check=True,
         )
+    give_up = time.monotonic() + _PATIENCE
+    while recorded(folder) is None and time.monotonic() < give_up:
+        time.sleep(0.005)
 
 
 def recorded(folder: Path) -> process.Identity | None:
@@ -61,13 +67,11 @@ def running(folder: Path) -> int | None:
     return who.pid if who is not None and process.alive(who) else None
 
 
-def _gone(folder: Path, pid: int, patience: float) -> bool:
+def _gone(folder: Path, patience: float) -> bool:
     give_up = time.monotonic() + patience
     while running(folder) is not None:
         if time.monotonic() > give_up:
             return False
-        with suppress(ChildProcessError):  # it may be a child of another process
-            os.waitpid(pid, os.WNOHANG)
         time.sleep(0.01)
     return True
 
@@ -78,7 +82,7 @@ def end(folder: Path, grace: float = 5.0) -> None:
     if who is None:
         return
     for number, patience in ((signal.SIGTERM, grace), (signal.SIGKILL, 10.0)):
-        if process.signal(who, number) and not _gone(folder, who.pid, patience):
+        if process.signal(who, number) and not _gone(folder, patience):
             continue
         break
     (folder / _RECORD).unlink(missing_ok=True)

@@ -6,10 +6,12 @@ from __future__ import annotations
 
 import hashlib
 import json
+import re
 from dataclasses import asdict, dataclass
 from pathlib import Path
 
-import yaml
+from ansible.parsing.dataloader import DataLoader
+from ansible.template import Templar
 
 REPOSITORY = Path(__file__).resolve().parents[3]
 RELEASES = {"bookworm": "12", "trixie": "13"}
@@ -44,7 +46,16 @@ _BARE = [
 ]
 _NETWORK = {"bookworm": ["ifupdown"], "trixie": ["systemd-resolved"]}
 # What the tests need on a host to prove its state, and to serve storage to another one.
-_TESTS = ["nfs-kernel-server", "samba", "tgt", "lvm2", "nvme-cli", "pciutils", "dosfstools"]
+_TESTS = [
+    "systemd-timesyncd",
+    "nfs-kernel-server",
+    "samba",
+    "tgt",
+    "lvm2",
+    "nvme-cli",
+    "pciutils",
+    "dosfstools",
+]
 
 # Only what the root disk needs: a tenth of the modules that an installer would put in, which an
 # emulated processor unpacks at every boot.
@@ -113,23 +124,27 @@ class Recipe:
 
 def role_packages(release: str) -> list[str]:
     """Return the packages that the roles install on this release, as their own variables say."""
+    loader = DataLoader()
+    facts = {
+        "os_family": "Debian",
+        "distribution": "Debian",
+        "distribution_major_version": RELEASES[release],
+        "distribution_release": release,
+    }
     found: set[str] = set()
-    for role in sorted((REPOSITORY / "roles").iterdir()):
-        for name in ("Debian.yml", f"Debian-{RELEASES[release]}.yml"):
-            path = role / "vars" / name
-            if path.exists():
-                for key, value in yaml.safe_load(path.read_text()).items():
-                    if key.endswith("_packages"):
-                        found.update(_flat(value))
+    for path in sorted((REPOSITORY / "roles").glob("*/vars/Debian.yml")):
+        variables = loader.load_from_file(str(path), trusted_as_template=True)
+        templar = Templar(loader, {**variables, "ansible_facts": facts})
+        for key in variables:
+            if re.fullmatch(r"__\w+_packages(_system)?", key):
+                found.update(_flat(templar.template(variables[key])))
     return sorted(found)
 
 
 def _flat(value: object) -> list[str]:
-    if isinstance(value, dict):
-        return [name for part in value.values() for name in _flat(part)]
-    if isinstance(value, list):
-        return [name for part in value for name in _flat(part)]
-    return [value] if isinstance(value, str) else []
+    """Return the names in a list, or in the lists of a mapping."""
+    parts = value.values() if isinstance(value, dict) else [value]
+    return [str(name) for part in parts for name in (part if isinstance(part, list) else [part])]
 
 
 def recipe(release: str, kind: str) -> Recipe:

@@ -13,7 +13,7 @@ import pytest
 
 TARGETS = {
     *("help", "up", "down", "preflight", "test", "lint", "bench", "soak", "helper"),
-    *("venv", "clean"),
+    *("lab", "lab-down", "venv", "clean"),
 }
 
 
