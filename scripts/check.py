@@ -23,7 +23,9 @@ import ansible_test
 from scratch import BUILD, REPOSITORY, collection_tree, rooms, typed_tree
 
 BIN = Path(sys.executable).parent
-ON_CONTROLLER_ONLY = ("tests/unit/library", "tests/unit/plugins", "tests/unit/scripts")
+ON_CONTROLLER_ONLY = tuple(
+    f"tests/unit/{part}" for part in ("lab", "library", "plugins", "scripts")
+)
 OLDEST = "3.8"
 PATIENCE = 1800  # seconds for a step, many times what the slowest takes
 LONG_PATIENCE = 6 * 3600  # for what is meant to take long

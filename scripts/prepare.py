@@ -2,9 +2,10 @@
 # SPDX-License-Identifier: GPL-3.0-or-later
 """Install what a make target needs: `prepare.py run|lab|test|bench`.
 
-`run` is what ansible-playbook needs, `lab` adds the collections and what raises the lab, `test` adds
-the linters and pytest, `bench` adds what this project is measured against. Python packages go into .venv, by the ranges in pyproject.toml; Debian
-packages are installed when something is missing, and only then. Run again, it only compares.
+`run` is what ansible-playbook needs, `lab` adds the collections and what raises the lab, `test`
+adds the linters and pytest, `bench` adds what this project is measured against. Python packages go
+into .venv, by the ranges in pyproject.toml; Debian packages are installed when something is
+missing, and only then. Run again, it only compares.
 """
 
 from __future__ import annotations
