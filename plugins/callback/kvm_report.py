@@ -1,7 +1,7 @@
 # Copyright (C) 2026 virtfleet contributors
 # SPDX-License-Identifier: GPL-3.0-or-later
 # GNU General Public License v3.0+ (see LICENSE or https://www.gnu.org/licenses/gpl-3.0.txt)
-"""Show at the end of a run what it found: the hosts' readiness, their guests, the consoles."""
+"""Show at the end of a run what it found: readiness, guests, consoles, and each host's ending."""
 
 from __future__ import annotations
 
@@ -17,9 +17,12 @@ runpy.run_path(str(Path(__file__).parents[1] / "shim.py"))
 
 from ansible.module_utils.guest import report as guest_report
 from ansible.module_utils.host import report as host_report
+from ansible.module_utils.host import summary
 
 if TYPE_CHECKING:
+    from ansible.executor.stats import AggregateStats
     from ansible.executor.task_result import CallbackTaskResult
+    from ansible.playbook.play import Play
 
 DOCUMENTATION = r"""
 name: kvm_report
@@ -29,7 +32,9 @@ version_added: "0.1.0"
 description:
   - Collects what the modules M(kvm_host_info), M(kvm_selftest), M(kvm_guests) and
     M(kvm_guests_info) returned and shows it after the recap, also when the run failed.
-  - A run in which none of them ran shows nothing more than before.
+  - Ends with a line for each host, that says whether it was changed, failed and why, could not be
+    reached, was stopped because of others, or needs a reboot. A single host that ended well has
+    none, as the recap says so already.
   - Colours are used where Ansible uses them, so E(NO_COLOR) and E(ANSIBLE_NOCOLOR) hold.
 requirements:
   - Named in C(callbacks_enabled) of ansible.cfg.
@@ -66,7 +71,80 @@ class Findings:
         ]
 
 
-def render(findings: Findings, width: int, *, colour: bool) -> str:
+class Course:
+    """The course of a run over its plays: which hosts got where, and what stopped them."""
+
+    def __init__(self) -> None:
+        self._reached: list[tuple[str, set[str]]] = []  # of each play its hosts' pattern, and they
+        self._ended_early = False
+        self._reasons: dict[str, str] = {}
+        self._reboots: dict[str, dict[str, str]] = {}
+
+    def begin(self, pattern: str, name: str) -> None:
+        """Note that a play begins; its further batches are the same play."""
+        key = f"{name}\0{pattern}"
+        if not self._reached or self._reached[-1][0] != key:
+            self._reached.append((key, set()))
+
+    def reach(self, host: str) -> None:
+        """Note that a task of the play reached a host."""
+        if self._reached:
+            self._reached[-1][1].add(host)
+
+    def fail(self, host: str, answer: dict[str, Any]) -> None:
+        """Note why a host failed; of several reasons the last is the one that ended it."""
+        said = answer.get("msg") or answer.get("stderr") or answer.get("reason") or "no message"
+        self._reasons[host] = str(said)
+
+    def end_early(self) -> None:
+        """Note that the play ended for all hosts, those that did not fail included."""
+        self._ended_early = True
+
+    def add(self, host: str, module: str, answer: dict[str, Any]) -> None:
+        """Keep whether a module of ours says that the host needs a reboot; the newest counts."""
+        if "pending" not in answer:
+            return
+        reasons = [
+            str(item.get("reason", ""))
+            for item in answer["pending"]
+            if item.get("kind") == "reboot_required"
+        ]
+        found = self._reboots.setdefault(host, {})
+        found.pop(module, None)
+        if reasons or answer.get("reboot_required"):
+            found[module] = "; ".join(reasons)
+
+    def _was_stopped(self, host: str) -> bool:
+        """Return whether a host got no further because of others."""
+        if not self._reached:
+            return False
+        key, reached = self._reached[-1]
+        pattern = key.partition("\0")[2]
+        before = [hosts for other, hosts in self._reached if other.partition("\0")[2] == pattern]
+        expected = any(host in hosts for hosts in before)
+        # A play of which no task was asked for (--tags) reaches nobody, and stops nobody.
+        return expected and (self._ended_early or (bool(reached) and host not in reached))
+
+    def endings(self, stats: AggregateStats) -> list[summary.Ending]:
+        """Return how the run ended on each host."""
+        return [self._ending(host, stats) for host in sorted(stats.processed)]
+
+    def _ending(self, host: str, stats: AggregateStats) -> summary.Ending:
+        counts = stats.summarize(host)
+        reboots = self._reboots.get(host)
+        reboot = "; ".join(reason for reason in reboots.values() if reason) if reboots else None
+        if counts["unreachable"]:
+            return summary.Ending(host, summary.UNREACHABLE, self._reasons.get(host, ""), reboot)
+        if counts["failures"]:
+            return summary.Ending(host, summary.FAILED, self._reasons.get(host, ""), reboot)
+        if self._was_stopped(host):
+            why = "it went no further, as others failed"
+            return summary.Ending(host, summary.STOPPED, why, reboot)
+        state = summary.CHANGED if counts["changed"] else summary.UNCHANGED
+        return summary.Ending(host, state, "", reboot)
+
+
+def render(findings: Findings, endings: list[summary.Ending], width: int, *, colour: bool) -> str:
     """Return the report, empty where there is nothing to show."""
     parts = [host_report.render(findings.readiness(), width, colour=colour)]
     for host, guests in sorted(findings.guests.items()):
@@ -76,6 +154,7 @@ def render(findings: Findings, width: int, *, colour: bool) -> str:
         waits = guest_report.outstanding(*left, width, colour=colour)
         text = f"{text}\n{waits}" if waits else text
         parts.append(f"Guests of {host}\n\n{text}" if len(findings.guests) > 1 else text)
+    parts.append(summary.render(endings, width, colour=colour))
     return "\n".join(part for part in parts if part)
 
 
@@ -90,26 +169,50 @@ class CallbackModule(CallbackBase):
     def __init__(self, *args: Any, **kwargs: Any) -> None:
         super().__init__(*args, **kwargs)
         self._findings = Findings()
+        self._course = Course()
 
     def _keep(self, result: CallbackTaskResult) -> None:
-        module = str(result.task.action).rpartition(".")[2]
-        self._findings.add(result.host.get_name(), module, dict(result.result))
+        host, module = result.host.get_name(), str(result.task.action).rpartition(".")[2]
+        answer = dict(result.result)
+        self._findings.add(host, module, answer)
+        self._course.reach(host)
+        self._course.add(host, module, answer)
+
+    def v2_playbook_on_play_start(self, play: Play) -> None:
+        """Note which hosts the play is for."""
+        self._course.begin(str(play.hosts), play.get_name())
+
+    def v2_playbook_on_no_hosts_remaining(self) -> None:
+        """Note that the play is over for everybody."""
+        self._course.end_early()
 
     def v2_runner_on_ok(self, result: CallbackTaskResult) -> None:
         """Keep the answer of a task that went well."""
         self._keep(result)
 
+    def v2_runner_on_skipped(self, result: CallbackTaskResult) -> None:
+        """Note how far the host got."""
+        self._course.reach(result.host.get_name())
+
     def v2_runner_on_failed(
         self,
         result: CallbackTaskResult,
-        ignore_errors: bool = False,  # noqa: ARG002 - Ansible's signature
+        ignore_errors: bool = False,
     ) -> None:
         """Keep the answer of a task that failed: that is when the table is wanted most."""
         self._keep(result)
+        if not ignore_errors:
+            self._course.fail(result.host.get_name(), dict(result.result))
 
-    def v2_playbook_on_stats(self, stats: Any) -> None:  # noqa: ARG002 - Ansible's signature
+    def v2_runner_on_unreachable(self, result: CallbackTaskResult) -> None:
+        """Keep why a host could not be reached."""
+        self._course.reach(result.host.get_name())
+        self._course.fail(result.host.get_name(), dict(result.result))
+
+    def v2_playbook_on_stats(self, stats: AggregateStats) -> None:
         """Show what was collected."""
         width = min(shutil.get_terminal_size((100, 24)).columns, _WIDEST)
-        text = render(self._findings, width, colour=bool(ANSIBLE_COLOR))
+        endings = self._course.endings(stats)
+        text = render(self._findings, endings, width, colour=bool(ANSIBLE_COLOR))
         if text:
             self._display.display(f"{text.rstrip()}\n")

@@ -43,6 +43,7 @@ class HostSpec:
     sriov: int = 0  # virtual functions of an NVMe drive
     numa: int = 1  # nodes
     watchdog: bool = False
+    svm: bool = True  # without it the machine has no hardware virtualization
 
     @property
     def memory_mib(self) -> int:

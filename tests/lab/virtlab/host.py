@@ -6,6 +6,7 @@ from __future__ import annotations
 
 import hashlib
 import json
+import os
 import re
 import shutil
 import socket
@@ -208,6 +209,7 @@ class Host:
             shutil.copytree(self.folder, part, ignore=_transient)
             shutil.rmtree(place, ignore_errors=True)
             part.rename(place)
+            images.forget_unused(place.parent)
 
     def _restore_copy(self) -> bool:
         """Continue from the kept snapshot; False where there is none."""
@@ -216,6 +218,7 @@ class Host:
             return False
         with step(f"{self.name}: continuing from its snapshot"):
             shutil.rmtree(self.folder, ignore_errors=True)
+            os.utime(place)
             shutil.copytree(place, self.folder)
             self._start(restore=True)
             self._wake()

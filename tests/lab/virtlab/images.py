@@ -14,12 +14,15 @@ import shutil
 import struct
 import subprocess
 import tempfile
+import time
 from collections.abc import Iterable
 from concurrent.futures import ThreadPoolExecutor
+from contextlib import suppress
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 from .log import say, step
+from .recipe import CMDLINE
 
 if TYPE_CHECKING:
     from .recipe import Recipe
@@ -48,6 +51,7 @@ _GRUB_MODULES = [
     "ls",
     "all_video",
 ]
+_KEPT = 7 * 86400  # seconds
 # What GRUB 2.06 cannot read yet is left out.
 _FEATURES = "^metadata_csum_seed,^orphan_file"
 
@@ -115,6 +119,7 @@ def ensure(recipes: Iterable[Recipe]) -> dict[Recipe, Path]:
 def _ensure(recipe: Recipe) -> Path:
     folder = cache() / "images" / recipe.name
     if folder.exists():
+        os.utime(folder)  # used again
         return folder
     folder.parent.mkdir(parents=True, exist_ok=True)
     # Another lab may want the same image: it waits, and then finds it.
@@ -123,16 +128,17 @@ def _ensure(recipe: Recipe) -> Path:
         if not folder.exists():
             with step(f"building the image {recipe.name} ({len(recipe.packages)} packages)"):
                 _build(recipe, folder)
-            _forget_older(recipe, folder)
+            forget_unused(folder.parent)
     return folder
 
 
-def _forget_older(recipe: Recipe, newest: Path) -> None:
-    """Remove the images that a former recipe of the same name made."""
-    for path in newest.parent.glob(f"{recipe.release}-{recipe.kind}-*"):
-        if path.is_dir() and path != newest and not path.name.endswith(".part"):
-            say(f"removing the older image {path.name}")
-            shutil.rmtree(path, ignore_errors=True)
+def forget_unused(folder: Path) -> None:
+    """Remove what no lab has used for a week: a former recipe's images, a former host's snapshots."""
+    with suppress(FileNotFoundError):
+        for path in folder.iterdir():
+            if path.is_dir() and time.time() - path.stat().st_mtime > _KEPT:
+                say(f"removing {path.name}, which nothing has used for long")
+                shutil.rmtree(path, ignore_errors=True)
 
 
 def _build(recipe: Recipe, folder: Path) -> None:
@@ -200,7 +206,7 @@ def _grub(root: Path) -> None:
         "serial --unit=0 --speed=115200\n"
         "terminal_output serial\n"
         'menuentry "Debian" {\n'
-        f"  linux /boot/vmlinuz-{version} root=LABEL=root ro console=ttyS0 quiet\n"
+        f"  linux /boot/vmlinuz-{version} root=LABEL=root ro {CMDLINE} quiet\n"
         f"  initrd /boot/initrd.img-{version}\n"
         "}\n"
     )

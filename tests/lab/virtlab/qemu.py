@@ -12,6 +12,8 @@ if TYPE_CHECKING:
     from .description import HostSpec
     from .identity import Identity
 
+from .recipe import CMDLINE
+
 PROGRAM = "qemu-system-x86_64"
 MONITOR, CONSOLE, DISK, IDENTITY = "qmp.sock", "console.log", "disk.qcow2", "identity.tar"
 CABLE_SOCKET = "../cable.sock"
@@ -30,8 +32,9 @@ def command(spec: HostSpec, identity: Identity, image: Path, *, restore: bool) -
     """
     iommu = "kernel-irqchip=split," if spec.iommu == "intel" else ""
     line = [PROGRAM, "-name", identity.name, "-nodefaults", "-no-user-config", "-display", "none"]
-    line += ["-M", f"q35,{iommu}smm=off", "-accel", "tcg,thread=multi,tb-size=512"]
-    line += ["-cpu", "EPYC,+svm,+npt", "-smp", str(spec.cpus), "-m", f"{spec.memory_mib}M"]
+    line += ["-M", f"q35,{iommu}smm=off,hpet=off", "-accel", "tcg,thread=multi,tb-size=512"]
+    line += ["-cpu", "EPYC,+svm,+npt" if spec.svm else "EPYC,-svm"]
+    line += ["-smp", str(spec.cpus), "-m", f"{spec.memory_mib}M"]
     line += ["-uuid", identity.uuid, "-rtc", "base=utc", "-device", "virtio-rng-pci,addr=0x4"]
     line += ["-fw_cfg", f"name=opt/virtlab/identity,file={IDENTITY}"]
     line += ["-qmp", f"unix:{MONITOR},server=on,wait=off"]
@@ -40,7 +43,7 @@ def command(spec: HostSpec, identity: Identity, image: Path, *, restore: bool) -
     line += _numa(spec) + _networks(identity) + _disks(spec) + _devices(spec)
     if spec.boot == "direct":
         line += ["-kernel", str(image / "vmlinuz"), "-initrd", str(image / "initrd.img")]
-        line += ["-append", "root=LABEL=root ro console=ttyS0 quiet"]
+        line += ["-append", f"root=LABEL=root ro {CMDLINE} quiet"]
     if restore:
         line += ["-loadvm", SNAPSHOT]
     return line

@@ -88,12 +88,14 @@ ExecStart=/usr/local/sbin/virtlab-identity
 [Install]
 WantedBy=sysinit.target
 """
-_GRUB = """\
+# Without it Debian 12 takes the HPET as its clock, whose every reading leaves the emulated CPU.
+CMDLINE = "console=ttyS0 tsc=reliable"
+_GRUB = f"""\
 GRUB_DEFAULT=0
 GRUB_TIMEOUT=0
 GRUB_DISTRIBUTOR=Debian
 GRUB_CMDLINE_LINUX_DEFAULT="quiet"
-GRUB_CMDLINE_LINUX="console=ttyS0"
+GRUB_CMDLINE_LINUX="{CMDLINE}"
 GRUB_TERMINAL=serial
 GRUB_SERIAL_COMMAND="serial --unit=0 --speed=115200"
 GRUB_DISABLE_OS_PROBER=true
@@ -136,7 +138,7 @@ def role_packages(release: str) -> list[str]:
         variables = loader.load_from_file(str(path), trusted_as_template=True)
         templar = Templar(loader, {**variables, "ansible_facts": facts})
         for key in variables:
-            if re.fullmatch(r"__\w+_packages(_system)?", key):
+            if re.fullmatch(r"__\w+_packages(_of|_system)?", key):
                 found.update(_flat(templar.template(variables[key])))
     return sorted(found)
 

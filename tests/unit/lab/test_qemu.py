@@ -37,6 +37,7 @@ def test_only_a_restored_host_goes_on_from_its_snapshot():
 
 def test_the_emulated_cpu_has_svm_with_nested_paging():
     assert after(line(), "-cpu") == ["EPYC,+svm,+npt"]
+    assert after(line(svm=False), "-cpu") == ["EPYC,-svm"]
     assert after(line(), "-accel")[0].startswith("tcg")
 
 

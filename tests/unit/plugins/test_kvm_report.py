@@ -55,9 +55,24 @@ def answer(action, name="localhost", /, **values):
     )
 
 
-def shown(callback):
-    callback.v2_playbook_on_stats(None)
+class Stats:
+    """Counts as Ansible keeps them, by host."""
+
+    def __init__(self, **hosts):
+        self.processed = dict.fromkeys(hosts, 1)
+        self._hosts = hosts
+
+    def summarize(self, host):
+        return {"failures": 0, "unreachable": 0, "changed": 0, **self._hosts[host]}
+
+
+def shown(callback, **hosts):
+    callback.v2_playbook_on_stats(Stats(**hosts))
     return "\n".join(callback.shown)
+
+
+def begin(callback, name, pattern="hypervisors"):
+    callback.v2_playbook_on_play_start(SimpleNamespace(hosts=pattern, get_name=lambda: name))
 
 
 def test_a_run_without_our_modules_shows_nothing(callback):
@@ -146,5 +161,104 @@ def test_several_hosts_become_a_matrix(callback):
 @pytest.mark.parametrize("colour", [True, False])
 def test_colour_is_ansibles_choice(plugin, callback, colour):
     callback.v2_runner_on_ok(answer("kvm_guests_info", guests=[GUEST]))
-    text = plugin["render"](callback._findings, 100, colour=colour)
+    text = plugin["render"](callback._findings, [], 100, colour=colour)
     assert ("\x1b[" in text) == colour
+
+
+def reboot(reason="iommu=pt is not in effect"):
+    return {"object": "cmdline", "kind": "reboot_required", "reason": reason}
+
+
+def test_every_host_of_a_fleet_is_named(callback):
+    begin(callback, "hosts")
+    for name in ("kvm1", "kvm2", "kvm3", "kvm4"):
+        callback.v2_runner_on_ok(answer("ansible.builtin.debug", name))
+    callback.v2_runner_on_ok(answer("kvm_host_config", "kvm2", pending=[reboot()]))
+    callback.v2_runner_on_failed(answer("kvm_helper", "kvm3", msg="no space left\nmore"))
+    callback.v2_runner_on_unreachable(answer("kvm_helper", "kvm4", msg="no route"))
+    text = shown(
+        callback, kvm1={"changed": 2}, kvm2={}, kvm3={"failures": 1}, kvm4={"unreachable": 1}
+    )
+    assert text.splitlines() == [
+        "hosts",
+        "kvm1  changed",
+        "kvm2  unchanged    needs a reboot: iommu=pt is not in effect",
+        "kvm3  failed       no space left",
+        "kvm4  unreachable  no route",
+    ]
+
+
+@pytest.mark.parametrize(
+    ("hosts", "line"),
+    [
+        ({"localhost": {"changed": 1}}, ""),
+        ({"localhost": {}}, ""),
+        ({"localhost": {"failures": 1}}, "localhost  failed       it broke"),
+    ],
+)
+def test_a_single_host_that_ended_well_has_no_line(callback, hosts, line):
+    begin(callback, "hosts")
+    callback.v2_runner_on_failed(answer("kvm_helper", msg="it broke"))
+    assert shown(callback, **hosts) == (f"hosts\n{line}\n" if line else "")
+
+
+def test_a_failure_that_is_ignored_is_no_reason(callback):
+    begin(callback, "hosts")
+    callback.v2_runner_on_failed(answer("command", msg="it broke"))
+    callback.v2_runner_on_failed(answer("command", msg="never mind"), ignore_errors=True)
+    assert "it broke" in shown(callback, localhost={"failures": 1})
+
+
+@pytest.mark.parametrize("values", [{"stderr": "it broke"}, {"reason": "it broke"}])
+def test_a_failure_without_a_message_says_what_it_has(callback, values):
+    callback.v2_runner_on_failed(answer("command", **values))
+    assert "it broke" in shown(callback, localhost={"failures": 1})
+
+
+def test_the_newest_word_on_a_reboot_counts(callback):
+    callback.v2_runner_on_ok(answer("kvm_host_config", "kvm1", pending=[reboot()]))
+    callback.v2_runner_on_ok(answer("kvm_host_config", "kvm1", pending=[]))
+    callback.v2_runner_on_ok(answer("kvm_host_config", "kvm2", pending=[], reboot_required=True))
+    callback.v2_runner_on_ok(answer("kvm_host_config", "kvm3", pending=[reboot()]))
+    callback.v2_runner_on_ok(answer("kvm_host_storage", "kvm3", pending=[{"kind": "other"}]))
+    lines = shown(callback, kvm1={}, kvm2={}, kvm3={}).splitlines()
+    assert lines[1:] == [
+        "kvm1  unchanged",
+        "kvm2  unchanged    needs a reboot",
+        "kvm3  unchanged    needs a reboot: iommu=pt is not in effect",
+    ]
+
+
+def test_hosts_of_batches_that_never_came_are_told(callback):
+    begin(callback, "preflight")
+    for name in ("kvm1", "kvm2", "kvm3"):
+        callback.v2_runner_on_skipped(answer("debug", name))
+    begin(callback, "hosts")
+    callback.v2_runner_on_ok(answer("debug", "kvm1"))
+    begin(callback, "hosts")
+    callback.v2_runner_on_failed(answer("debug", "kvm2", msg="it broke"))
+    lines = shown(callback, kvm1={}, kvm2={"failures": 1}, kvm3={}).splitlines()
+    assert lines[1:] == [
+        "kvm1  unchanged",
+        "kvm2  failed       it broke",
+        "kvm3  stopped      it went no further, as others failed",
+    ]
+
+
+def test_a_play_that_ends_for_everybody_stops_the_others(callback):
+    begin(callback, "hosts")
+    callback.v2_runner_on_ok(answer("debug", "kvm1"))
+    callback.v2_runner_on_failed(answer("debug", "kvm2", msg="it broke"))
+    callback.v2_playbook_on_no_hosts_remaining()
+    assert "kvm1  stopped" in shown(callback, kvm1={"changed": 1}, kvm2={"failures": 1})
+
+
+@pytest.mark.parametrize("pattern", ["hypervisors", "localhost"])
+def test_a_play_for_nobody_or_for_others_stops_nobody(callback, pattern):
+    begin(callback, "hosts")
+    for name in ("kvm1", "kvm2"):
+        callback.v2_runner_on_ok(answer("debug", name))
+    begin(callback, "later", pattern)
+    if pattern == "localhost":
+        callback.v2_runner_on_ok(answer("debug", "localhost"))
+    assert "stopped" not in shown(callback, kvm1={}, kvm2={}, localhost={})

@@ -1,0 +1,112 @@
+# Copyright (C) 2026 virtfleet contributors
+# SPDX-License-Identifier: GPL-3.0-or-later
+"""Guests of the bundled helper on real hosts: units of systemd, reboots, and a way back."""
+
+from __future__ import annotations
+
+import re
+from typing import TYPE_CHECKING, Any
+
+import pytest
+
+if TYPE_CHECKING:
+    from playing import Ansible
+    from virtlab.host import Host
+    from virtlab.lab import Lab
+
+
+def guests(*names: str, **settings: Any) -> list[dict[str, Any]]:
+    base = {"engine": "ioctl", "kernel": "greeter", "memory": "16MiB", **settings}
+    return [{"name": name, **base} for name in names]
+
+
+def everything(host: Host) -> str:
+    """Return what a run could have left on the host, by its own tools."""
+    places = "/var/lib/virtfleet /run/virtfleet /usr/lib/virtfleet /usr/local/bin"
+    files = host.out(f"sudo find {places} /etc/systemd/system -ls 2>/dev/null || true")
+    return files + host.out("systemctl list-units --all --no-legend 'virtfleet*'")
+
+
+@pytest.fixture(scope="module", autouse=True)
+def _helper_alone(ansible: Ansible, lab: Lab) -> None:
+    """Check mode on a bare host first: it plans everything and touches nothing."""
+    before = {host.name: everything(host) for host in lab.hosts.values()}
+    specs = guests("one", "two", autostart=True)
+    run = ansible.playbook("site", "--check", kvm_host_helper_only=True, kvm_guest_specs=specs)
+    assert {host: len(tasks) for host, tasks in run.changed().items()} == {"kvm1": 2, "kvm2": 2}
+    assert {host.name: everything(host) for host in lab.hosts.values()} == before
+    run = ansible.playbook("site", kvm_host_helper_only=True, kvm_guest_specs=specs)
+    assert {host: len(tasks) for host, tasks in run.changed().items()} == {"kvm1": 2, "kvm2": 2}
+
+
+def test_a_second_run_changes_nothing(ansible: Ansible) -> None:
+    specs = guests("one", "two", autostart=True)
+    run = ansible.playbook("site", kvm_host_helper_only=True, kvm_guest_specs=specs)
+    assert run.changed() == {}
+
+
+def test_guests_are_hardened_units_with_users_of_their_own(host: Host) -> None:
+    users = set()
+    for name in ("one", "two"):
+        unit = f"virtfleet-guest@{name}.service"
+        assert host.out(f"systemctl is-active {unit}; systemctl is-enabled {unit}").split() == [
+            "active",
+            "enabled",
+        ]
+        pid = host.out(f"systemctl show --value -p MainPID {unit}")
+        status = host.out(f"sudo cat /proc/{pid}/status")
+        fields = dict(re.findall(r"^(\w+):\s*(.*)$", status, re.MULTILINE))
+        uid = fields["Uid"].split()
+        assert len(set(uid)) == 1
+        assert int(uid[0]) >= 0x70000000
+        users.add(uid[0])
+        assert int(fields["CapEff"], 16) == 0
+        assert fields["NoNewPrivs"] == "1"
+        assert fields["Seccomp"] == "2"
+    assert len(users) == 2
+    exposure = host.out("systemd-analyze security virtfleet-guest@one.service --no-pager | tail -1")
+    assert float(re.findall(r"\d+\.\d+", exposure)[0]) < 3.0
+
+
+def test_guests_answer_on_their_consoles(host: Host) -> None:
+    log = host.out("sudo kvm-helper logs one")
+    assert "Hello from inside a virtfleet guest." in log
+    assert "16 MiB" in log
+
+
+def test_a_killed_guest_is_reported_and_started_again(ansible: Ansible, host: Host) -> None:
+    host.run("sudo systemctl kill --signal=SIGKILL virtfleet-guest@one.service")
+    host.run("while systemctl -q is-active virtfleet-guest@one.service; do sleep 0.2; done")
+    specs = guests("one", "two", autostart=True)
+    run = ansible.playbook("guests", "--limit", host.name, kvm_guest_specs=specs)
+    (action,) = run.of("kvm_guests", host.name)["actions"]
+    assert (action["object"], action["action"]) == ("guest/one", "start")
+    assert host.out("systemctl is-active virtfleet-guest@one.service") == "active"
+
+
+def test_a_reboot_brings_autostarted_guests_back(ansible: Ansible, host: Host) -> None:
+    specs = [*guests("one", autostart=True), *guests("two", autostart=False)]
+    ansible.playbook("guests", "--limit", host.name, kvm_guest_specs=specs)
+    host.reboot()
+    states = host.out(
+        "systemctl is-active virtfleet-guest@one.service virtfleet-guest@two.service || true"
+    )
+    assert states.split() == ["active", "inactive"]
+    run = ansible.playbook("guests", "--limit", host.name, kvm_guest_specs=specs)
+    assert [a["object"] for a in run.of("kvm_guests", host.name)["actions"]] == ["guest/two"]
+    assert "Hello from inside" in host.out("sudo kvm-helper logs two")
+
+
+def test_the_way_back_leaves_the_host_as_it_was(ansible: Ansible, lab: Lab) -> None:
+    specs = guests("one", "two")
+    ansible.playbook("guests", kvm_guest_specs=specs, kvm_guest_state="absent")
+    ansible.playbook("hosts", kvm_host_helper_only=True, kvm_host_state="absent")
+    for host in lab.hosts.values():
+        assert host.run("command -v kvm-helper", check=False).returncode
+        left = host.out(
+            "sudo find /var/lib/virtfleet /usr/lib/virtfleet -type f 2>/dev/null || true"
+        )
+        assert [line for line in left.splitlines() if not line.endswith("/lock")] == []
+        assert host.out("systemctl list-units --all --no-legend 'virtfleet*'") == ""
+    run = ansible.playbook("hosts", kvm_host_helper_only=True, kvm_host_state="absent")
+    assert run.changed() == {}
