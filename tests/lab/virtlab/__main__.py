@@ -12,9 +12,9 @@ from pathlib import Path
 
 runpy.run_path(str(Path(__file__).resolve().parents[3] / "plugins" / "shim.py"))
 
+from .build import ImageError
 from .description import DescriptionError
 from .host import HostError, tell
-from .images import ImageError
 from .lab import DEFAULT, Lab, LabError
 from .qmp import QmpError
 

@@ -16,8 +16,8 @@ from contextlib import suppress
 from dataclasses import asdict
 from typing import TYPE_CHECKING
 
+from . import build, images, processes, qemu, qmp
 from . import identity as identities
-from . import images, processes, qemu, qmp
 from .log import say, step
 from .recipe import recipe
 
@@ -128,10 +128,10 @@ class Host:
         )
         create = ["qemu-img", "create", "-q", "-f", "qcow2"]
         backing = ["-F", "qcow2", "-b", str(self.image / "disk.qcow2")]
-        images.run(*create, *backing, str(self.folder / qemu.DISK))
+        build.run(*create, *backing, str(self.folder / qemu.DISK))
         for number, size in enumerate(self.spec.disks, start=1):
             size_iec = size.removesuffix("iB")
-            images.run(*create, str(self.folder / qemu.extra_disk(number)), size_iec)
+            build.run(*create, str(self.folder / qemu.extra_disk(number)), size_iec)
 
     def _start(self, *, restore: bool) -> None:
         for name in (qemu.MONITOR, "qemu.log"):
@@ -187,7 +187,7 @@ class Host:
 
     def _saved(self) -> Path:
         """Return where this very host is kept, booted, for all labs."""
-        version = images.run(qemu.PROGRAM, "--version").splitlines()[0]
+        version = build.run(qemu.PROGRAM, "--version").splitlines()[0]
         line = qemu.command(self.spec, self.identity, self.image, restore=False)
         parts = [_SNAPSHOT_FORMAT, self.recipe.digest, asdict(self.spec), version, line]
         parts.append(self.ssh.public_key())

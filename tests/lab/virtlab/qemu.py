@@ -6,13 +6,13 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
+from .recipe import CMDLINE
+
 if TYPE_CHECKING:
     from pathlib import Path
 
     from .description import HostSpec
     from .identity import Identity
-
-from .recipe import CMDLINE
 
 PROGRAM = "qemu-system-x86_64"
 MONITOR, CONSOLE, DISK, IDENTITY = "qmp.sock", "console.log", "disk.qcow2", "identity.tar"

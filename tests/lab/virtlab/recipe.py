@@ -17,7 +17,7 @@ REPOSITORY = Path(__file__).resolve().parents[3]
 RELEASES = {"bookworm": "12", "trixie": "13"}
 KINDS = ("bare", "ready")
 USER = "admin"  # who logs in; sudo asks no password of this user
-_BUILDER = Path(__file__).with_name("images.py")
+_BUILDER = Path(__file__).with_name("build.py")
 
 # A plain Debian as its installer leaves it, without anything of ours.
 _BARE = [

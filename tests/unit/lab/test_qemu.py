@@ -10,7 +10,7 @@ import tarfile
 from pathlib import Path
 
 import pytest
-from virtlab import identity, images, qemu
+from virtlab import build, identity, qemu
 from virtlab.description import HostSpec
 
 IMAGE = Path("/images/x")
@@ -121,7 +121,7 @@ def test_what_a_host_is_handed_over(tmp_path, release, file):
 
 def test_the_boot_sector_is_grubs_with_one_bootable_partition():
     boot = bytes(range(256)) * 2
-    sector = images.boot_sector(boot, 4096)
+    sector = build.boot_sector(boot, 4096)
     assert len(sector) == 512
     assert sector[:440] == boot[:440]
     assert sector[510:] == b"\x55\xaa"
