@@ -3,7 +3,8 @@
 """Run the checks of this project: `check.py lint|test|soak|bench [pytest arguments]`.
 
 `test` is lint, the unit tests, those of the code that runs on hosts under the oldest Python that
-hosts may have, and the tests on the real /dev/kvm. Every step runs, whatever failed before it.
+hosts may have, the tests on the real /dev/kvm and in network namespaces, and those on the lab.
+Every step runs, whatever failed before it.
 """
 
 from __future__ import annotations
@@ -28,6 +29,7 @@ ON_CONTROLLER_ONLY = tuple(
 )
 OLDEST = "3.8"
 PATIENCE = 1800  # seconds for a step, many times what the slowest takes
+LAB_PATIENCE = 3600
 LONG_PATIENCE = 6 * 3600  # for what is meant to take long
 # Newer calls of the standard library that are made only where they exist.
 GUARDED = ("os.pidfd_open", "signal.pidfd_send_signal")
@@ -194,7 +196,17 @@ def test(arguments: Sequence[str]) -> list[Step | None]:
         pytest_step("unit tests", "tests/unit", *arguments),
         host_side_step(arguments),
         pytest_step("tests on the real /dev/kvm", "tests/kvm", *arguments),
+        pytest_step("tests in network namespaces", "tests/net", *arguments),
+        replace(pytest_step("tests on the lab", "tests/lab", *arguments), patience=LAB_PATIENCE),
+        molecule_step("default"),
+        molecule_step("bare"),
     ]
+
+
+def molecule_step(scenario: str) -> Step:
+    """Return a scenario of molecule, which raises a lab of its own and takes it away."""
+    command = [tool("molecule"), "test", "--scenario-name", scenario]
+    return Step(f"molecule: {scenario}", command, patience=LAB_PATIENCE)
 
 
 def soak(arguments: Sequence[str]) -> list[Step | None]:

@@ -2,7 +2,7 @@
 # SPDX-License-Identifier: GPL-3.0-or-later
 """Install what a make target needs: `prepare.py run|lab|test|bench`.
 
-`run` is what ansible-playbook needs, `lab` adds the collections and what raises the lab, `test`
+`run` is what ansible-playbook needs, `lab` adds what raises the lab, `test`
 adds the linters and pytest, `bench` adds what this project is measured against. Python packages go
 into .venv, by the ranges in pyproject.toml; Debian packages are installed when something is
 missing, and only then. Run again, it only compares.
@@ -27,9 +27,9 @@ REPOSITORY = Path(__file__).resolve().parents[1]
 VENV = REPOSITORY / ".venv"
 GROUPS: dict[str, list[str]] = {
     "run": [],
-    "lab": ["collections"],
-    "test": ["collections", "test", "lint"],
-    "bench": ["collections", "test", "lint"],
+    "lab": [],
+    "test": ["test", "lint"],
+    "bench": ["test", "lint"],
 }
 # A command or a file, and the Debian packages that bring it. What stays missing is skipped by the
 # tests, with the reason.
@@ -143,7 +143,7 @@ def fingerprint(wanted: list[str]) -> str:
 
 def stamp(level: str) -> Path:
     """Return the file that says for which requirements the level was last installed."""
-    return VENV / f"virtfleet-{level if level in {'run', 'lab'} else 'all'}"
+    return VENV / f"virtfleet-{'all' if GROUPS[level] else 'run'}"
 
 
 def is_installed(level: str) -> bool:
@@ -170,8 +170,8 @@ def install(level: str) -> None:
     say(f"installing {len(wanted)} Python packages and what they need into {VENV.name}")
     pip = [str(VENV / "bin" / "python"), "-m", "pip", "--disable-pip-version-check"]
     run(*pip, "install", "--quiet", "--no-input", *wanted)
-    for lesser in ("run", level) if level in {"run", "lab"} else ("run", "lab", level):
-        stamp(lesser).write_text(fingerprint(requirements(lesser)))
+    stamp("run").write_text(fingerprint(requirements("run")))
+    stamp(level).write_text(fingerprint(wanted))
 
 
 def prepare(level: str) -> None:
