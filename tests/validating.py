@@ -32,7 +32,9 @@ LINE = re.compile(r"\s*QEMU: Checking (.+?)\s*: (PASS|WARN|FAIL|NOTE)\b")
 
 def _check_of(question: str) -> str:
     controller = re.fullmatch(r"for cgroup '(\w+)' controller support", question)
-    return f"cgroup.{controller.group(1)}" if controller else SAME[question]
+    if controller:
+        return f"cgroup.{controller.group(1)}"
+    return SAME[question.replace("'", "")]  # since libvirt 11 devices stand in quotes
 
 
 def disagreements(output: str, levels: Mapping[str, str]) -> list[str]:

@@ -36,8 +36,8 @@ def test_iommu_and_sriov_are_seen(preflight: Run, odd: Lab) -> None:
     checks = by_id(preflight, "rich")
     assert checks["iommu.hardware"]["level"] == "pass"
     host = preflight.of("kvm_host_info", "rich")["host"]
-    functions = [d for d in host["pci"]["devices"] if d.get("sriov_totalvfs")]
-    assert [device["sriov_totalvfs"] for device in functions] == [4]
+    functions = [d for d in host["pci"]["devices"] if d.get("total_vfs")]
+    assert [device["total_vfs"] for device in functions] == [4]
     output = odd["rich"].run("sudo env LC_ALL=C virt-host-validate qemu", check=False).stdout
     levels = {name: check["level"] for name, check in checks.items()}
     assert disagreements(output, levels) == []

@@ -1,0 +1,199 @@
+# Copyright (C) 2026 virtfleet contributors
+# SPDX-License-Identifier: GPL-3.0-or-later
+"""The role kvm_network: the very interface that SSH comes by becomes a bridge, and comes back."""
+
+from __future__ import annotations
+
+import json
+from typing import TYPE_CHECKING, Any
+
+import pytest
+
+if TYPE_CHECKING:
+    from playing import Ansible, Run
+    from virtlab.host import Host
+    from virtlab.lab import Lab
+
+# Debian 12 is set up with ifupdown here, Debian 13 with systemd-networkd.
+INTERFACES: list[dict[str, Any]] = [
+    {
+        "name": "br0",
+        "type": "bridge",
+        "ports": ["enp0s2"],
+        "vlan_filtering": True,
+        "addresses": ["10.0.2.15/24"],
+        "gateway": ["10.0.2.2"],
+    },
+    {
+        "name": "bond0",
+        "type": "bond",
+        "mode": "active-backup",
+        "ports": ["enp0s3"],
+        "mtu": 1400,
+        "addresses": ["{{ lab_address }}/24"],
+    },
+    {
+        "name": "bond0.20",
+        "type": "vlan",
+        "link": "bond0",
+        "id": 20,
+        "addresses": ["{{ lab_address | replace('10.77', '10.78') }}/24"],
+    },
+]
+STATED: dict[str, Any] = {
+    "kvm_network_interfaces": INTERFACES,
+    "kvm_network_adopt": True,
+    "kvm_network_bridge_netfilter": False,
+}
+
+
+def network(host: Host) -> dict[str, Any]:
+    """Return what ip says of links, addresses and routes, without what passes by itself."""
+    links = json.loads(host.out("ip -j -d link"))
+    addresses = json.loads(host.out("ip -j -4 address"))
+    routes = json.loads(host.out("ip -j -4 route"))
+    return {
+        "links": sorted(
+            (link["ifname"], link.get("master"), link["mtu"], link["address"]) for link in links
+        ),
+        "addresses": sorted(
+            (item["ifname"], address["local"], address["prefixlen"])
+            for item in addresses
+            for address in item.get("addr_info", ())
+        ),
+        "routes": sorted((r["dst"], r.get("gateway", ""), r["dev"]) for r in routes),
+    }
+
+
+def files(host: Host) -> str:
+    return host.out("sudo sh -c 'cd /etc && find network systemd/network -type f | xargs md5sum'")
+
+
+@pytest.fixture(scope="module")
+def former(lab: Lab) -> dict[str, Any]:
+    return {host.name: (network(host), files(host)) for host in lab.hosts.values()}
+
+
+@pytest.fixture(scope="module")
+def planned(ansible: Ansible, former: dict[str, Any]) -> Run:
+    del former  # taken before
+    return ansible.role("kvm_network", "--check", "--diff", **STATED)
+
+
+@pytest.fixture(scope="module")
+def done(ansible: Ansible, planned: Run) -> Run:
+    del planned  # proven before anything is done
+    return ansible.role("kvm_network", **STATED)
+
+
+def objects(run: Run, host: str) -> list[tuple[str, str]]:
+    found = run.of("kvm_host_network", host)["actions"]
+    return [(action["object"], action["action"]) for action in found]
+
+
+def test_check_mode_plans_and_touches_nothing(
+    planned: Run, lab: Lab, former: dict[str, Any]
+) -> None:
+    assert set(planned.changed()) == set(lab.hosts)
+    for host in lab.hosts.values():
+        assert (network(host), files(host)) == former[host.name]
+
+
+def test_the_bridge_carries_the_session_and_the_bond_the_cable(
+    planned: Run, done: Run, lab: Lab
+) -> None:
+    for host in lab.hosts.values():
+        assert objects(done, host.name) == objects(planned, host.name)
+        now = network(host)
+        assert ("br0", "10.0.2.15", 24) in now["addresses"]
+        assert not [entry for entry in now["addresses"] if entry[0] in {"enp0s2", "enp0s3"}]
+        assert ("default", "10.0.2.2", "br0") in now["routes"]
+        masters = {name: master for name, master, *_ in now["links"]}
+        assert (masters["enp0s2"], masters["enp0s3"]) == ("br0", "bond0")
+        assert host.out("cat /sys/class/net/br0/bridge/vlan_filtering") == "1"
+        assert host.out("cat /sys/class/net/bond0/bonding/mode").startswith("active-backup")
+        assert host.out("cat /sys/class/net/bond0/mtu") == "1400"
+    kvm1, kvm2 = lab["kvm1"], lab["kvm2"]
+    for address in (kvm2.identity.cable_address, "10.78.0.12"):
+        kvm1.run(f"sudo ping -c 1 -W 5 {address}")
+
+
+def test_a_second_run_changes_nothing(ansible: Ansible, done: Run) -> None:
+    del done
+    assert ansible.role("kvm_network", **STATED).changed() == {}
+
+
+def test_a_changed_input_changes_just_that(ansible: Ansible, done: Run, kvm1: Host) -> None:
+    del done
+    before = network(kvm1)
+    interfaces = [{**item, "mtu": 1380} if item["name"] == "bond0" else item for item in INTERFACES]
+    stated = {**STATED, "kvm_network_interfaces": interfaces}
+    run = ansible.role("kvm_network", "--limit", "kvm1", **stated)
+    assert ("interface/bond0", "update") in objects(run, "kvm1")
+    assert {name for name, _ in objects(run, "kvm1")} & {"interface/br0"} == set()
+    assert kvm1.out("cat /sys/class/net/bond0/mtu") == "1380"
+    ansible.role("kvm_network", "--limit", "kvm1", **STATED)
+    assert network(kvm1) == before
+
+
+def test_a_wrong_address_is_rolled_back(ansible: Ansible, done: Run, host: Host) -> None:
+    del done
+    before = (network(host), files(host))
+    wrong = [
+        {**item, "addresses": ["10.0.2.99/24"]} if item["name"] == "br0" else item
+        for item in INTERFACES
+    ]
+    stated = {**STATED, "kvm_network_interfaces": wrong, "kvm_network_rollback_timeout": "15s"}
+    run = ansible.role("kvm_network", "--limit", host.name, status=2, **stated)
+    (message,) = run.messages(host.name)
+    assert "rolled back: the host did not answer on 127.0.0.1 within 15 s" in message
+    assert "its former network is back" in message
+    host.ssh.forget_connections(host.name)
+    assert (network(host), files(host)) == before
+    assert ansible.role("kvm_network", "--limit", host.name, **STATED).changed() == {}
+
+
+@pytest.mark.parametrize(
+    ("wrong", "message"),
+    [
+        ({"name": "x" * 16, "type": "bridge"}, "interfaces[0].name"),
+        ({"name": "br/0", "type": "bridge"}, "interfaces[0].name"),
+        ({"name": "br9", "type": "bridge", "ports": ["nope0"]}, "nope0"),
+        ({"name": "v9", "type": "vlan", "link": "enp0s3", "id": 4095}, "interfaces[0].id"),
+        ({"name": "br9", "type": "bridge", "addresses": ["10.9.0.1"]}, "interfaces[0].addresses"),
+        ({"name": "br9", "type": "bridge", "colour": "red"}, "colour"),
+    ],
+)
+def test_bad_input_is_refused_before_anything_is_touched(
+    ansible: Ansible, done: Run, kvm2: Host, wrong: dict[str, Any], message: str
+) -> None:
+    del done
+    before = (network(kvm2), files(kvm2))
+    run = ansible.role(
+        "kvm_network", "--limit", "kvm2", status=2, **{**STATED, "kvm_network_interfaces": [wrong]}
+    )
+    assert message in "\n".join(run.messages("kvm2"))
+    assert (network(kvm2), files(kvm2)) == before
+
+
+def test_a_reboot_keeps_the_network(ansible: Ansible, done: Run, host: Host) -> None:
+    del done
+    before = network(host)
+    host.reboot()
+    now = network(host)
+    assert (now["addresses"], now["routes"]) == (before["addresses"], before["routes"])
+    assert [link[:3] for link in now["links"]] == [link[:3] for link in before["links"]]
+    assert ansible.role("kvm_network", "--limit", host.name, **STATED).changed() == {}
+
+
+def test_the_way_back_brings_the_former_network(
+    ansible: Ansible, done: Run, lab: Lab, former: dict[str, Any]
+) -> None:
+    del done
+    ansible.role("kvm_network", **STATED, kvm_network_state="absent")
+    for host in lab.hosts.values():
+        host.ssh.forget_connections(host.name)
+        assert network(host) == former[host.name][0]
+        assert files(host) == former[host.name][1]
+    again = ansible.role("kvm_network", **STATED, kvm_network_state="absent")
+    assert again.changed() == {}
