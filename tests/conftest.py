@@ -32,7 +32,7 @@ def _stand_in_for_ansible() -> None:
 if importlib.util.find_spec("ansible") is None:
     _stand_in_for_ansible()
 runpy.run_path(str(REPOSITORY / "plugins" / "shim.py"))
-sys.path.insert(0, str(REPOSITORY / "tests"))  # what the folders of tests share
+sys.path.insert(0, str(REPOSITORY / "tests" / "shared"))
 
 
 def pytest_addoption(parser: pytest.Parser) -> None:

@@ -138,7 +138,7 @@ def test_a_second_run_changes_nothing(ansible: Ansible, done: Run) -> None:
 def test_a_group_grows_by_a_disk(ansible: Ansible, done: Run, kvm1: Host) -> None:
     del done
     groups = [{**STATED["kvm_storage_volume_groups"][0], "disks": [DISK1, DISK2]}]
-    stated = {**STATED, "kvm_storage_volume_groups": groups}
+    stated: dict[str, Any] = {**STATED, "kvm_storage_volume_groups": groups}
     run = ansible.role("kvm_storage", "--limit", "kvm1", **stated)
     assert {name.partition("/")[0] for name, _ in objects(run)} <= {"volume_group", "thin_pool"}
     assert kvm1.out("sudo vgs --noheadings -o pv_count guests") == "2"
@@ -147,7 +147,7 @@ def test_a_group_grows_by_a_disk(ansible: Ansible, done: Run, kvm1: Host) -> Non
 
 def test_a_disk_that_holds_data_is_refused(ansible: Ansible, served: Host) -> None:
     served.run(f"sudo mkfs.ext4 -q -L precious {DISK1}")
-    stated = {"kvm_storage_volume_groups": [{"name": "new", "disks": [DISK1, DISK2]}]}
+    stated: dict[str, Any] = {"kvm_storage_volume_groups": [{"name": "new", "disks": [DISK1, DISK2]}]}
     run = ansible.role("kvm_storage", "--limit", "kvm2", status=2, **stated)
     message = "\n".join(run.messages("kvm2"))
     assert "virtio-disk1" in message
@@ -164,7 +164,7 @@ def test_a_wrong_chap_secret_is_said_without_it(ansible: Ansible, done: Run) -> 
     del done
     portal = {**STATED["kvm_storage_iscsi"]["portals"][0]}
     portal["targets"], portal["chap"] = [TARGET], {"user": "kvm2", "password": "another-secret"}
-    stated = {"kvm_storage_iscsi": {"portals": [portal]}, "kvm_storage_mount_timeout": "10s"}
+    stated: dict[str, Any] = {"kvm_storage_iscsi": {"portals": [portal]}, "kvm_storage_mount_timeout": "10s"}
     run = ansible.role("kvm_storage", "--limit", "kvm2", status=2, **stated)
     message = "\n".join(run.messages("kvm2"))
     assert TARGET in message
@@ -187,7 +187,7 @@ def test_a_server_that_is_away_is_named_in_time(
 ) -> None:
     del done
     mount = {"type": "nfs", "source": f"{SERVER}:/export/other", "path": "/srv/other"}
-    stated = {"kvm_storage_mounts": [mount], "kvm_storage_mount_timeout": "10s"}
+    stated: dict[str, Any] = {"kvm_storage_mounts": [mount], "kvm_storage_mount_timeout": "10s"}
     kvm2.connect_cable(connected=False)
     try:
         run = ansible.role("kvm_storage", "--limit", "kvm1", status=2, patience=240, **stated)

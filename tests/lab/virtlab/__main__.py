@@ -15,7 +15,7 @@ runpy.run_path(str(Path(__file__).resolve().parents[3] / "plugins" / "shim.py"))
 from .build import ImageError
 from .description import DescriptionError
 from .host import HostError, tell
-from .lab import DEFAULT, Lab, LabError
+from .lab import DEFAULT, Lab, LabError, take_down
 from .qmp import QmpError
 
 
@@ -40,12 +40,12 @@ def _parser() -> argparse.ArgumentParser:
 
 
 def _run(options: argparse.Namespace) -> int:
+    if options.command == "down":
+        take_down(options.lab)
+        return 0
     lab = Lab(options.lab, options.file)
     if options.command == "up":
         lab.up()
-    elif options.command == "down":
-        lab.down()
-        return 0
     elif options.command == "reset":
         for name in options.host:
             lab[name].reset()

@@ -23,6 +23,8 @@ from .ssh import Ssh
 
 DESCRIPTIONS = Path(__file__).resolve().parents[1] / "labs"
 LABS = REPOSITORY / "build" / "lab"
+# Where the default lab's hosts stand in the repository's own inventory.
+INVENTORY_LINK = REPOSITORY / "inventory" / "lab" / "hosts.yml"
 DEFAULT = "lab"
 _NAME = re.compile(r"[a-z0-9][a-z0-9-]{0,30}")
 _AT_ONCE = 2  # hosts that start at the same time
@@ -32,14 +34,34 @@ class LabError(Exception):
     """The lab cannot do what it was told; the message says why."""
 
 
+def _folder(name: str) -> Path:
+    """Return the folder of the lab ``name``."""
+    if not _NAME.fullmatch(name):
+        raise LabError(f"expected a short lower-case name for a lab, found {name!r}")
+    return LABS / name
+
+
+def take_down(name: str) -> None:
+    """End what runs in a lab's folder, and remove the folder, whatever it was described as."""
+    folder = _folder(name)
+    ssh = Ssh(folder)
+    ssh.forget_all_connections()
+    hosts = folder / "hosts"
+    with suppress(FileNotFoundError):
+        for path in [*hosts.iterdir(), hosts]:
+            processes.end(path)
+    if name == DEFAULT and INVENTORY_LINK.is_symlink():
+        INVENTORY_LINK.unlink()
+    shutil.rmtree(ssh.sockets, ignore_errors=True)
+    shutil.rmtree(folder, ignore_errors=True)
+
+
 class Lab:
     """The lab ``name``; its folder below build/lab holds all that it is."""
 
     def __init__(self, name: str = DEFAULT, source: Path | None = None) -> None:
-        if not _NAME.fullmatch(name):
-            raise LabError(f"expected a short lower-case name for a lab, found {name!r}")
         self.name = name
-        self.folder = LABS / name
+        self.folder = _folder(name)
         self.ssh = Ssh(self.folder)
         kept = self.folder / "description.yml"
         self.source = source or (kept if kept.exists() else DESCRIPTIONS / f"{name}.yml")
@@ -77,17 +99,7 @@ class Lab:
 
     def down(self) -> None:
         """End what runs in this lab's folder, and remove the folder."""
-        for host in self.hosts.values():
-            self.ssh.forget_connections(host.name)
-        folders = [self.folder / "hosts" / name for name in self.hosts] + [self.folder / "hosts"]
-        with suppress(FileNotFoundError):
-            folders += [path for path in (self.folder / "hosts").iterdir() if path.is_dir()]
-        for folder in folders:
-            processes.end(folder)
-        if self.inventory_link.is_symlink():
-            self.inventory_link.unlink()
-        shutil.rmtree(self.ssh.sockets, ignore_errors=True)
-        shutil.rmtree(self.folder, ignore_errors=True)
+        take_down(self.name)
 
     def _cable(self) -> None:
         """Start the hub that the hosts' second NICs are plugged into."""
@@ -111,11 +123,6 @@ class Lab:
     def inventory(self) -> Path:
         """The folder to give to ansible-playbook -i."""
         return self.folder / "inventory"
-
-    @property
-    def inventory_link(self) -> Path:
-        """Where the default lab's hosts stand in the repository's own inventory."""
-        return REPOSITORY / "inventory" / "lab" / "hosts.yml"
 
     def variables(self, host: Host) -> dict[str, object]:
         """Return how Ansible reaches a host."""
@@ -143,8 +150,8 @@ class Lab:
         )
         variables = self.inventory / "group_vars"
         if not variables.is_symlink():
-            variables.symlink_to(self.inventory_link.parent / "group_vars")
+            variables.symlink_to(INVENTORY_LINK.parent / "group_vars")
         if self.name == DEFAULT:
-            link = self.inventory_link
+            link = INVENTORY_LINK
             link.unlink(missing_ok=True)
             link.symlink_to(os.path.relpath(self.inventory / "hosts.yml", link.parent))

@@ -11,10 +11,16 @@ import subprocess
 import tempfile
 from contextlib import suppress
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 from . import images
 from .identity import make_key
 from .recipe import USER
+
+if TYPE_CHECKING:
+    from collections.abc import Callable
+
+_HASH = 40  # characters that ssh makes of %C
 
 
 class Ssh:
@@ -100,11 +106,18 @@ class Ssh:
 
     def forget_connections(self, name: str) -> None:
         """Drop the connections that lead to what the host was before: ours and Ansible's."""
+        # Ansible's bear a hash as their name, so they go whichever host they lead to.
+        self._forget(lambda socket: socket == name or len(socket) >= _HASH)
+
+    def forget_all_connections(self) -> None:
+        """Drop every connection into the lab."""
+        self._forget(lambda _: True)
+
+    def _forget(self, chosen: Callable[[str], bool]) -> None:
         if not self.sockets.is_dir():
             return
         for path in self.sockets.iterdir():
-            # Ansible's bear a hash as their name, so they go whichever host they lead to.
-            if path.name == name or len(path.name) >= 40:
+            if chosen(path.name):
                 command = ["ssh", "-o", f"ControlPath={path}", "-O", "exit", "any"]
                 subprocess.run(command, capture_output=True, check=False, timeout=10)
                 path.unlink(missing_ok=True)
