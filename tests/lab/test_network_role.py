@@ -153,26 +153,33 @@ def test_a_wrong_address_is_rolled_back(ansible: Ansible, done: Run, host: Host)
     assert ansible.role("kvm_network", "--limit", host.name, **STATED).changed() == {}
 
 
+WRONG = [
+    ({"name": "x" * 16, "type": "bridge"}, "interfaces[0].name"),
+    ({"name": "br/0", "type": "bridge"}, "interfaces[1].name"),
+    ({"name": "v9", "type": "vlan", "link": "enp0s3", "id": 4095}, "interfaces[2].id"),
+    ({"name": "br9", "type": "bridge", "addresses": ["10.9.0.1"]}, "interfaces[3].addresses"),
+    ({"name": "br8", "type": "bridge", "colour": "red"}, "colour"),
+]
+
+
 @pytest.mark.parametrize(
-    ("wrong", "message"),
+    ("wrong", "messages"),
     [
-        ({"name": "x" * 16, "type": "bridge"}, "interfaces[0].name"),
-        ({"name": "br/0", "type": "bridge"}, "interfaces[0].name"),
-        ({"name": "br9", "type": "bridge", "ports": ["nope0"]}, "nope0"),
-        ({"name": "v9", "type": "vlan", "link": "enp0s3", "id": 4095}, "interfaces[0].id"),
-        ({"name": "br9", "type": "bridge", "addresses": ["10.9.0.1"]}, "interfaces[0].addresses"),
-        ({"name": "br9", "type": "bridge", "colour": "red"}, "colour"),
+        ([item for item, _ in WRONG], [message for _, message in WRONG]),
+        ([{"name": "br9", "type": "bridge", "ports": ["nope0"]}], ["nope0"]),
     ],
+    ids=["nonsense", "not here"],
 )
 def test_bad_input_is_refused_before_anything_is_touched(
-    ansible: Ansible, done: Run, kvm2: Host, wrong: dict[str, Any], message: str
+    ansible: Ansible, done: Run, kvm2: Host, wrong: list[dict[str, Any]], messages: list[str]
 ) -> None:
     del done
     before = (network(kvm2), files(kvm2))
     run = ansible.role(
-        "kvm_network", "--limit", "kvm2", status=2, **{**STATED, "kvm_network_interfaces": [wrong]}
+        "kvm_network", "--limit", "kvm2", status=2, **{**STATED, "kvm_network_interfaces": wrong}
     )
-    assert message in "\n".join(run.messages("kvm2"))
+    for message in messages:
+        assert message in "\n".join(run.messages("kvm2"))
     assert (network(kvm2), files(kvm2)) == before
 
 

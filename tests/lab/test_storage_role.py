@@ -147,7 +147,9 @@ def test_a_group_grows_by_a_disk(ansible: Ansible, done: Run, kvm1: Host) -> Non
 
 def test_a_disk_that_holds_data_is_refused(ansible: Ansible, served: Host) -> None:
     served.run(f"sudo mkfs.ext4 -q -L precious {DISK1}")
-    stated: dict[str, Any] = {"kvm_storage_volume_groups": [{"name": "new", "disks": [DISK1, DISK2]}]}
+    stated: dict[str, Any] = {
+        "kvm_storage_volume_groups": [{"name": "new", "disks": [DISK1, DISK2]}]
+    }
     run = ansible.role("kvm_storage", "--limit", "kvm2", status=2, **stated)
     message = "\n".join(run.messages("kvm2"))
     assert "virtio-disk1" in message
@@ -164,7 +166,10 @@ def test_a_wrong_chap_secret_is_said_without_it(ansible: Ansible, done: Run) -> 
     del done
     portal = {**STATED["kvm_storage_iscsi"]["portals"][0]}
     portal["targets"], portal["chap"] = [TARGET], {"user": "kvm2", "password": "another-secret"}
-    stated: dict[str, Any] = {"kvm_storage_iscsi": {"portals": [portal]}, "kvm_storage_mount_timeout": "10s"}
+    stated: dict[str, Any] = {
+        "kvm_storage_iscsi": {"portals": [portal]},
+        "kvm_storage_mount_timeout": "10s",
+    }
     run = ansible.role("kvm_storage", "--limit", "kvm2", status=2, **stated)
     message = "\n".join(run.messages("kvm2"))
     assert TARGET in message
