@@ -28,7 +28,7 @@ STATED: dict[str, Any] = {
             "type": "smb",
             "source": f"//{SERVER}/images",
             "path": "/srv/smb",
-            "username": "kvm",
+            "username": "storer",
             "password": SMB_SECRET,
         },
     ],
@@ -48,10 +48,10 @@ set -eu
 mkdir -p /export/nfs /export/smb
 echo from-nfs > /export/nfs/mark; echo from-smb > /export/smb/mark
 echo '/export/nfs 10.77.0.0/24(rw,no_root_squash,no_subtree_check)' > /etc/exports
-useradd --no-create-home kvm
-chown kvm /export/smb
+useradd --no-create-home storer
+chown storer /export/smb
 printf '[images]\\npath = /export/smb\\nread only = no\\n' > /etc/samba/smb.conf
-printf '{SMB_SECRET}\\n{SMB_SECRET}\\n' | smbpasswd -s -a kvm
+printf '{SMB_SECRET}\\n{SMB_SECRET}\\n' | smbpasswd -s -a storer
 truncate -s 64M /export/lun
 cat > /etc/tgt/conf.d/lab.conf <<END
 <target {TARGET}>
