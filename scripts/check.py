@@ -63,7 +63,7 @@ def mypy_step() -> Step:
     ours = [str(tree / "ansible" / "module_utils" / path.name) for path in rooms()]
     rest = existing("library", "plugins", "scripts", "tests")
     # The folders of scripts, whose files import their neighbours by name.
-    folders = ("scripts", "tests/shared", "tests/bench", "tests/lab")
+    folders = ("scripts", "tests/shared", "tests/lab")
     roots = [tree, REPOSITORY, *(REPOSITORY / folder for folder in folders)]
     environment = (("MYPYPATH", os.pathsep.join(map(str, roots))),)
     return Step("mypy", [tool("mypy"), *ours, *rest], environment=environment)

@@ -4,14 +4,13 @@
 
 from __future__ import annotations
 
-import sys
-from pathlib import Path
+from typing import TYPE_CHECKING
 
 import pytest
-
-sys.path.insert(0, str(Path(__file__).parent))
-
 from comparing import Playbook
+
+if TYPE_CHECKING:
+    from pathlib import Path
 
 
 @pytest.fixture

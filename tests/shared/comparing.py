@@ -102,7 +102,7 @@ class Playbook:
         environment = {
             **os.environ,
             "ANSIBLE_CONFIG": str(self.repository / "ansible.cfg"),
-            "ANSIBLE_CALLBACK_PLUGINS": str(Path(__file__).parent / "callback"),
+            "ANSIBLE_CALLBACK_PLUGINS": str(self.repository / "tests" / "bench" / "callback"),
             "ANSIBLE_CALLBACKS_ENABLED": "task_times",
             "TASK_TIMES": str(times),
         }
