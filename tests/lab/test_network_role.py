@@ -126,12 +126,12 @@ def test_a_second_run_changes_nothing(ansible: Ansible, done: Run) -> None:
 def test_a_changed_input_changes_just_that(ansible: Ansible, done: Run, kvm1: Host) -> None:
     del done
     before = network(kvm1)
-    interfaces = [{**item, "mtu": 1380} if item["name"] == "bond0" else item for item in INTERFACES]
+    interfaces = [{**item, "mtu": 1450} if item["name"] == "bond0" else item for item in INTERFACES]
     stated = {**STATED, "kvm_network_interfaces": interfaces}
     run = ansible.role("kvm_network", "--limit", "kvm1", **stated)
     assert ("interface/bond0", "update") in objects(run, "kvm1")
     assert {name for name, _ in objects(run, "kvm1")} & {"interface/br0"} == set()
-    assert kvm1.out("cat /sys/class/net/bond0/mtu") == "1380"
+    assert kvm1.out("cat /sys/class/net/bond0/mtu") == "1450"
     ansible.role("kvm_network", "--limit", "kvm1", **STATED)
     assert network(kvm1) == before
 
@@ -158,7 +158,6 @@ WRONG = [
     ({"name": "br/0", "type": "bridge"}, "interfaces[1].name"),
     ({"name": "v9", "type": "vlan", "link": "enp0s3", "id": 4095}, "interfaces[2].id"),
     ({"name": "br9", "type": "bridge", "addresses": ["10.9.0.1"]}, "interfaces[3].addresses"),
-    ({"name": "br8", "type": "bridge", "colour": "red"}, "colour"),
 ]
 
 
@@ -166,9 +165,10 @@ WRONG = [
     ("wrong", "messages"),
     [
         ([item for item, _ in WRONG], [message for _, message in WRONG]),
+        ([{"name": "br8", "type": "bridge", "colour": "red"}], ["interfaces.colour"]),
         ([{"name": "br9", "type": "bridge", "ports": ["nope0"]}], ["nope0"]),
     ],
-    ids=["nonsense", "not here"],
+    ids=["nonsense", "unknown key", "not here"],
 )
 def test_bad_input_is_refused_before_anything_is_touched(
     ansible: Ansible, done: Run, kvm2: Host, wrong: list[dict[str, Any]], messages: list[str]

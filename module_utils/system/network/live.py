@@ -210,9 +210,12 @@ def _addresses(
         found += [ip("address", "delete", lease, "dev", name) for lease in leases]
     if "addresses" in paths:
         wanted, had = _sorted(interface.addresses or ()), before.get("addresses", [])
-        # First the new ones: a route may need an address at any moment.
+        # First the new ones: a route may need an address at any moment. Once more afterwards, since
+        # an address that goes takes the others of its subnet along (promote_secondaries is 0).
+        gone = [a for a in had if a not in wanted]
         found += [ip("address", "replace", a, "dev", name) for a in wanted if a not in had]
-        found += [ip("address", "delete", a, "dev", name) for a in had if a not in wanted]
+        found += [ip("address", "delete", a, "dev", name) for a in gone]
+        found += [ip("address", "replace", a, "dev", name) for a in wanted if gone]
     if paths & {"gateway", "addresses", "dhcp"} and interface.gateway is not None:
         found += _gateways(interface, before.get("gateway", []))
     return found

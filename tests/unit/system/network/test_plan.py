@@ -131,6 +131,7 @@ def changed(made, bridged, **links):
             [
                 "ip address replace 192.0.2.6/24 dev br0",
                 "ip address delete 192.0.2.5/24 dev br0",
+                "ip address replace 192.0.2.6/24 dev br0",
                 "ip -4 route replace default via 192.0.2.1 dev br0",
             ],
         ),
