@@ -198,8 +198,6 @@ def test(arguments: Sequence[str]) -> list[Step | None]:
         pytest_step("tests on the real /dev/kvm", "tests/kvm", *arguments),
         pytest_step("tests in network namespaces", "tests/net", *arguments),
         replace(pytest_step("tests on the lab", "tests/lab", *arguments), patience=LAB_PATIENCE),
-        molecule_step("default"),
-        molecule_step("bare"),
     ]
 
 
@@ -212,7 +210,8 @@ def molecule_step(scenario: str) -> Step:
 def soak(arguments: Sequence[str]) -> list[Step | None]:
     """Return the steps of `make soak`."""
     step = pytest_step("soak", "--soak", "tests", *arguments)
-    return [replace(step, patience=LONG_PATIENCE)]
+    molecule = [molecule_step("default"), molecule_step("bare")]
+    return [replace(step, patience=LONG_PATIENCE), *molecule]
 
 
 def bench(arguments: Sequence[str]) -> list[Step | None]:
