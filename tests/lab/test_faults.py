@@ -46,9 +46,7 @@ def interrupted(
     """Run the whole way and call ``then`` when so many results came that it is the ``moment``."""
     results, log = scratch / "results", scratch / "log"
     results.touch()
-    command = ansible.command(
-        REPOSITORY / "playbooks/site.yml", "-e", json.dumps({**STATED, "pid": os.getpid()})
-    )
+    command = ansible.command(REPOSITORY / "playbooks/site.yml", "-e", json.dumps(STATED))
     with log.open("wb") as output:
         process = subprocess.Popen(
             command,
