@@ -48,7 +48,8 @@ MMIO_LOOP = """
 a2 00 00 00 d0                    mov ds:[0xd0000000], al
 eb f9                             jmp .-5
 """
-# 16-bit code: an interrupt handler may end in iret everywhere only in real mode.
+# 16-bit code: an interrupt handler may end in iret everywhere only in real mode. An interrupt that
+# comes before the halt waits for it, or nothing would end it.
 HALT_LOOP = """
 b0 11                             mov al, 0x11
 e6 20                             out 0x20, al
@@ -60,10 +61,11 @@ b0 01                             mov al, 1
 e6 21                             out 0x21, al
 b0 ef                             mov al, 0xef
 e6 21                             out 0x21, al
+fa                                cli
 e6 f4                             out 0xf4, al
 fb                                sti
 f4                                hlt
-eb fa                             jmp .-4
+eb f9                             jmp .-5
 """
 HANDLER = """
 50                                push ax
@@ -276,6 +278,8 @@ def _speed(
     code = assemble(listing)
     samples: list[float] = []
     with Bench(kvm, _BUFFER + _WALKED) as bench, _native(code + _NATIVE_END) as native, _one_cpu():
+        # Newer kernels refuse long mode to a vCPU whose CPUID does not have it.
+        bench.vcpu.set_cpuid(kvm.supported_cpuid())
         _identity_map(bench.memory)
         region = bench.memory.regions[0]
         region.map[_BUFFER:] = bytes(_WALKED)  # both sides find the pages there
