@@ -22,9 +22,6 @@ if TYPE_CHECKING:
     from virtlab.host import Host
     from virtlab.lab import Lab
 
-# Guests in an emulated CPU's virtualization: they hang now and then (tests/lab/README.md).
-pytestmark = pytest.mark.soak
-
 STATED: dict[str, Any] = {
     "kvm_host_sysctl": {"vm.swappiness": 10},
     "kvm_host_reboot_timeout": 45,

@@ -13,9 +13,6 @@ if TYPE_CHECKING:
     from virtlab.host import Host
     from virtlab.lab import Lab
 
-# Guests in an emulated CPU's virtualization: they hang now and then (tests/lab/README.md).
-pytestmark = pytest.mark.soak
-
 # What a site would state; the second NUMA node is kvm1's alone.
 STATED: dict[str, Any] = {
     "kvm_guest_specs": [],

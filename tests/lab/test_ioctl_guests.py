@@ -15,10 +15,6 @@ if TYPE_CHECKING:
     from virtlab.lab import Lab
 
 
-# Guests in an emulated CPU's virtualization: they hang now and then (tests/lab/README.md).
-pytestmark = pytest.mark.soak
-
-
 def guests(*names: str, **settings: Any) -> list[dict[str, Any]]:
     base = {"engine": "ioctl", "kernel": "greeter", "memory": "16MiB", **settings}
     return [{"name": name, **base} for name in names]

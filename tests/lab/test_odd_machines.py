@@ -11,8 +11,6 @@ from playing import Ansible, Run
 from validating import disagreements
 from virtlab.lab import DESCRIPTIONS, Lab
 
-pytestmark = pytest.mark.soak
-
 
 @pytest.fixture(scope="module")
 def odd() -> Iterator[Lab]:

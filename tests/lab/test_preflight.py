@@ -19,10 +19,6 @@ if TYPE_CHECKING:
     from virtlab.lab import Lab
 
 
-# Guests in an emulated CPU's virtualization: they hang now and then (tests/lab/README.md).
-pytestmark = pytest.mark.soak
-
-
 @pytest.fixture(scope="module")
 def results(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return tmp_path_factory.mktemp("preflight") / "readiness.json"

@@ -88,17 +88,21 @@ def first_byte(command: Sequence[str], status: int) -> float:
 
 @dataclass(frozen=True)
 class Playbook:
-    """Runs plays of ansible and returns how long each task took."""
+    """Runs ansible-playbook of this checkout and returns how long what took."""
 
     repository: Path
     scratch: Path
 
-    def times(self, tasks: list[dict[str, Any]]) -> list[float]:
-        """Run the tasks in order on this machine; return each one's wall time in milliseconds."""
-        book, times = self.scratch / "bench.json", self.scratch / "times"
-        play = {"hosts": "all", "gather_facts": False, "tasks": tasks}
-        book.write_text(json.dumps([play]))
+    def run(
+        self, book: Path, inventory: Path, *arguments: str, prefix: Sequence[str] = ()
+    ) -> tuple[float, list[dict[str, Any]]]:
+        """Run a playbook; return its milliseconds and when each task began and ended on a host.
+
+        ``prefix`` goes before the command, as that which enters a namespace.
+        """
+        times = self.scratch / "times"
         times.unlink(missing_ok=True)
+        times.touch()
         environment = {
             **os.environ,
             "ANSIBLE_CONFIG": str(self.repository / "ansible.cfg"),
@@ -106,20 +110,24 @@ class Playbook:
             "ANSIBLE_CALLBACKS_ENABLED": "task_times",
             "TASK_TIMES": str(times),
         }
-        inventory = str(self.repository / "inventory" / "local")
-        command = [
-            str(Path(sys.executable).parent / "ansible-playbook"),
-            "-i",
-            inventory,
-            str(book),
-        ]
+        program = str(Path(sys.executable).parent / "ansible-playbook")
+        begin = time.perf_counter()
         done = subprocess.run(
-            command,
+            [*prefix, program, "-i", str(inventory), str(book), *arguments],
             env=environment,
             cwd=self.repository,
+            stdin=subprocess.DEVNULL,
             capture_output=True,
             text=True,
             check=False,
         )
+        spent = (time.perf_counter() - begin) * 1e3
         assert done.returncode == 0, done.stdout + done.stderr
-        return [float(line) * 1e3 for line in times.read_text().split()]
+        return spent, [json.loads(line) for line in times.read_text().splitlines()]
+
+    def times(self, tasks: list[dict[str, Any]]) -> list[float]:
+        """Run the tasks in order on this machine; return each one's wall time in milliseconds."""
+        book = self.scratch / "bench.json"
+        book.write_text(json.dumps([{"hosts": "all", "gather_facts": False, "tasks": tasks}]))
+        _, found = self.run(book, self.repository / "inventory" / "local")
+        return [(entry["ended"] - entry["began"]) * 1e3 for entry in found]

@@ -112,12 +112,13 @@ class Host:
     def cold_boot(self, *, fresh: bool) -> None:
         """Power on and wait until the host answers; ``fresh`` from its base image."""
         if fresh:
-            self._lay_out()
+            self.lay_out()
         with step(f"{self.name}: booting ({self.recipe.release}, {self.spec.image})"):
             self._start(restore=False)
             self.wait(BOOT_PATIENCE)
 
-    def _lay_out(self) -> None:
+    def lay_out(self) -> None:
+        """Make the host's folder anew: its disks, its keys, what makes it itself."""
         shutil.rmtree(self.folder, ignore_errors=True)
         self.folder.mkdir(parents=True)
         public = identities.make_key(self.folder / "host_key", self.name)

@@ -85,14 +85,14 @@ class Lab:
         text = self.source.read_text()
         (self.folder / "description.yml").write_text(text)
         images.ensure(host.recipe for host in self.hosts.values())
-        self._cable()
+        self.lay_cable()
         with ThreadPoolExecutor(max_workers=_AT_ONCE) as pool:
             list(pool.map(Host.up, self.hosts.values()))
         self.write_inventory()
 
     def reset(self) -> None:
         """Take every host back to its booted state."""
-        self._cable()
+        self.lay_cable()
         with ThreadPoolExecutor(max_workers=_AT_ONCE) as pool:
             list(pool.map(Host.reset, self.hosts.values()))
         self.write_inventory()
@@ -101,7 +101,7 @@ class Lab:
         """End what runs in this lab's folder, and remove the folder."""
         take_down(self.name)
 
-    def _cable(self) -> None:
+    def lay_cable(self) -> None:
         """Start the hub that the hosts' second NICs are plugged into."""
         folder = self.folder / "hosts"
         if processes.running(folder) is not None:
