@@ -3,8 +3,9 @@
 """Run the checks of this project: `check.py lint|test|soak|bench [pytest arguments]`.
 
 `test` is lint, the unit tests, those of the code that runs on hosts under the oldest Python that
-hosts may have, the tests on the real /dev/kvm and in network namespaces, and those on the lab.
-Every step runs, whatever failed before it.
+hosts may have, the tests on the real /dev/kvm and in network namespaces, those on the lab, and
+molecule's scenarios. Every step runs, whatever failed before it. Lanes of steps run side by side
+where each keeps one processor busy.
 """
 
 from __future__ import annotations
@@ -14,8 +15,11 @@ import shutil
 import signal
 import subprocess
 import sys
+import threading
 import time
 from collections.abc import Callable, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import suppress
 from dataclasses import dataclass, replace
 from pathlib import Path
 
@@ -31,13 +35,17 @@ OLDEST = "3.8"
 PATIENCE = 1800  # seconds for a step, many times what the slowest takes
 LAB_PATIENCE = 3600
 LONG_PATIENCE = 6 * 3600  # for what is meant to take long
+GRACE = 120  # seconds in which an interrupted step may clean up
 # Newer calls of the standard library that are made only where they exist.
 GUARDED = ("os.pidfd_open", "signal.pidfd_send_signal")
 
 
 @dataclass(frozen=True)
 class Step:
-    """One command to run; a quiet one shows its output only if it fails."""
+    """One command to run; a quiet one shows its output only if it fails.
+
+    Labs that it raises are taken down if it does not end by itself.
+    """
 
     title: str
     command: Sequence[str]
@@ -45,6 +53,10 @@ class Step:
     folder: Path = REPOSITORY
     environment: tuple[tuple[str, str], ...] = ()
     patience: int = PATIENCE
+    labs: tuple[str, ...] = ()
+
+
+Lane = list[Step | None]  # None stands for a step that this machine cannot run
 
 
 def tool(name: str) -> str:
@@ -145,82 +157,144 @@ def host_side_step(arguments: Sequence[str]) -> Step | None:
     return Step(title, command, quiet=False)
 
 
-def execute(step: Step) -> tuple[str, str]:
-    """Run a step; return what it did wrong, empty if nothing, and the output of a quiet one."""
-    environment = {**os.environ, **dict(step.environment)}
-    environment["PATH"] = f"{BIN}:{environment['PATH']}"
-    if step.quiet:
-        environment["NO_COLOR"] = "1"
-    with subprocess.Popen(
-        step.command,
-        cwd=step.folder,
-        env=environment,
-        stdin=subprocess.DEVNULL,
-        stdout=subprocess.PIPE if step.quiet else None,
-        stderr=subprocess.STDOUT,
-        text=True,
-        start_new_session=True,
-    ) as process:
-        try:
-            output, _ = process.communicate(timeout=step.patience)
-        except subprocess.TimeoutExpired:
-            os.killpg(process.pid, signal.SIGKILL)
-            return f"no end after {step.patience} s", process.communicate()[0] or ""
-        except KeyboardInterrupt:
-            os.killpg(process.pid, signal.SIGKILL)
-            raise
-    return f"status {process.returncode}" if process.returncode else "", output or ""
+class Runner:
+    """Runs lanes of steps, and ends what it began when it is interrupted."""
+
+    def __init__(self) -> None:
+        self.failed: list[str] = []
+        self._running: set[subprocess.Popen[str]] = set()
+        self._interrupted = threading.Event()
+
+    def run(self, lanes: Sequence[Lane]) -> None:
+        """Run the lanes side by side."""
+        with ThreadPoolExecutor(max_workers=len(lanes)) as pool:
+            try:
+                for done in [pool.submit(self._run_lane, lane) for lane in lanes]:
+                    done.result()
+            except KeyboardInterrupt:
+                self._interrupted.set()
+                for process in list(self._running):
+                    _end(process)
+                raise
+
+    def _run_lane(self, lane: Lane) -> None:
+        for step in lane:
+            if step is None or self._interrupted.is_set():
+                continue
+            print(f"== {step.title}", flush=True)
+            started = time.monotonic()
+            wrong, output = self._execute(step)
+            if wrong:
+                self.failed.append(step.title)
+                print(output, end="")
+            word = f"FAILED with {wrong}" if wrong else "ok"
+            print(f"   {step.title}: {word}, {time.monotonic() - started:.1f} s", flush=True)
+
+    def _execute(self, step: Step) -> tuple[str, str]:
+        """Run a step; return what it did wrong, empty if nothing, and the output of a quiet one."""
+        environment = {**os.environ, **dict(step.environment)}
+        environment["PATH"] = f"{BIN}:{environment['PATH']}"
+        if step.quiet:
+            environment["NO_COLOR"] = "1"
+        with subprocess.Popen(
+            step.command,
+            cwd=step.folder,
+            env=environment,
+            stdin=subprocess.DEVNULL,
+            stdout=subprocess.PIPE if step.quiet else None,
+            stderr=subprocess.STDOUT,
+            text=True,
+            start_new_session=True,
+        ) as process:
+            self._running.add(process)
+            try:
+                output, _ = process.communicate(timeout=step.patience)
+                wrong = f"status {process.returncode}" if process.returncode else ""
+            except subprocess.TimeoutExpired:
+                _end(process)
+                output, wrong = process.communicate()[0], f"no end after {step.patience} s"
+            finally:
+                self._running.discard(process)
+        if wrong:
+            for lab in step.labs:
+                subprocess.run(lab_command("--lab", lab, "down"), env=environment, check=False)
+        return wrong, output or ""
 
 
-def run(step: Step) -> bool:
-    """Run a step under a heading with its time; return whether it passed."""
-    print(f"== {step.title}", flush=True)
-    started = time.monotonic()
-    wrong, output = execute(step)
-    if wrong:
-        print(output, end="")
-    word = f"FAILED with {wrong}" if wrong else "ok"
-    print(f"   {word}, {time.monotonic() - started:.1f} s", flush=True)
-    return not wrong
+def _end(process: subprocess.Popen[str]) -> None:
+    """Interrupt a step as Ctrl-C does, and kill it if that does not end it."""
+    with suppress(ProcessLookupError):
+        os.killpg(process.pid, signal.SIGINT)
+        with suppress(subprocess.TimeoutExpired):
+            process.wait(GRACE)
+        os.killpg(process.pid, signal.SIGKILL)
 
 
-def lint(_: Sequence[str]) -> list[Step | None]:
-    """Return the steps of `make lint`."""
-    return [*lint_steps()]
-
-
-def test(arguments: Sequence[str]) -> list[Step | None]:
-    """Return the steps of `make test`."""
+def lab_command(*words: str) -> list[str]:
+    """Return the command line of the lab's own tool."""
     return [
-        *lint_steps(),
-        pytest_step("unit tests", "tests/unit", *arguments),
-        host_side_step(arguments),
-        pytest_step("tests on the real /dev/kvm", "tests/kvm", *arguments),
-        pytest_step("tests in network namespaces", "tests/net", *arguments),
-        replace(pytest_step("tests on the lab", "tests/lab", *arguments), patience=LAB_PATIENCE),
+        "env",
+        f"PYTHONPATH={REPOSITORY / 'tests/lab'}",
+        sys.executable,
+        "-m",
+        "virtlab",
+        *words,
     ]
+
+
+def images_step() -> Step:
+    """Build the images that the labs start from."""
+    return Step("images of the lab", lab_command("build"), patience=LAB_PATIENCE)
+
+
+def lab_step(*arguments: str) -> Step:
+    """Return the tests on the lab."""
+    step = pytest_step("tests on the lab", "tests/lab", *arguments)
+    return replace(step, patience=LAB_PATIENCE, labs=("test", "odd"))
 
 
 def molecule_step(scenario: str) -> Step:
     """Return a scenario of molecule, which raises a lab of its own and takes it away."""
     command = [tool("molecule"), "test", "--scenario-name", scenario]
-    return Step(f"molecule: {scenario}", command, patience=LAB_PATIENCE)
+    labs = (f"molecule-{scenario}",)
+    return Step(f"molecule: {scenario}", command, patience=LAB_PATIENCE, labs=labs)
 
 
-def soak(arguments: Sequence[str]) -> list[Step | None]:
+def lint(_: Sequence[str]) -> list[list[Lane]]:
+    """Return the steps of `make lint`."""
+    return [[[*lint_steps()]]]
+
+
+def test(arguments: Sequence[str]) -> list[list[Lane]]:
+    """Return the steps of `make test`."""
+    here: Lane = [
+        *lint_steps(),
+        pytest_step("unit tests", "tests/unit", *arguments),
+        host_side_step(arguments),
+        pytest_step("tests on the real /dev/kvm", "tests/kvm", *arguments),
+        pytest_step("tests in network namespaces", "tests/net", *arguments),
+    ]
+    if os.geteuid() != 0:
+        print("== molecule's scenarios: left out, the lab's images are built as root")
+        return [[here], [[lab_step(*arguments)]]]
+    one_host: Lane = [images_step(), molecule_step("bare")]
+    return [[here, one_host], [[lab_step(*arguments), molecule_step("default")]]]
+
+
+def soak(arguments: Sequence[str]) -> list[list[Lane]]:
     """Return the steps of `make soak`."""
     step = pytest_step("soak", "--soak", "tests", *arguments)
-    molecule = [molecule_step("default"), molecule_step("bare")]
-    return [replace(step, patience=LONG_PATIENCE), *molecule]
+    return [[[replace(step, patience=LONG_PATIENCE, labs=("test",))]]]
 
 
-def bench(arguments: Sequence[str]) -> list[Step | None]:
+def bench(arguments: Sequence[str]) -> list[list[Lane]]:
     """Return the steps of `make bench`; nothing else runs its files, by their name."""
     files = ["-o", "python_files=bench_*.py", "--capture=no", "tests/bench"]
-    return [pytest_step("bench", *files, *arguments)]
+    step = pytest_step("bench", *files, *arguments)
+    return [[[replace(step, patience=LAB_PATIENCE, labs=("bench", "bench-hand"))]]]
 
 
-ORDERS: dict[str, Callable[[Sequence[str]], list[Step | None]]] = {
+ORDERS: dict[str, Callable[[Sequence[str]], list[list[Lane]]]] = {
     "lint": lint,
     "test": test,
     "soak": soak,
@@ -234,13 +308,16 @@ def main(arguments: Sequence[str]) -> int:
         print(f"usage: check.py {'|'.join(ORDERS)} [pytest arguments]", file=sys.stderr)
         return 64
     started = time.monotonic()
-    steps = [step for step in ORDERS[arguments[0]](arguments[1:]) if step is not None]
-    failed = [step.title for step in steps if not run(step)]
+    runner = Runner()
+    stages = ORDERS[arguments[0]](arguments[1:])
+    for lanes in stages:
+        runner.run(lanes)
     seconds = time.monotonic() - started
-    if failed:
-        print(f"== FAILED after {seconds:.0f} s: {', '.join(failed)}")
+    if runner.failed:
+        print(f"== FAILED after {seconds:.0f} s: {', '.join(runner.failed)}")
         return 1
-    print(f"== all {len(steps)} steps passed in {seconds:.0f} s")
+    count = sum(step is not None for lanes in stages for lane in lanes for step in lane)
+    print(f"== all {count} steps passed in {seconds:.0f} s")
     return 0
 
 

@@ -135,7 +135,6 @@ def test_a_changed_input_changes_just_that(ansible: Ansible, done: Run, lab: Lab
         assert set(names) == {"file/etc/sysctl.d/60-virtfleet.conf", "sysctl/vm.swappiness"}
         assert settings(host) == {**WANTED, "swappiness": "20"}
     assert {host: len(tasks) for host, tasks in run.changed().items()} == {"kvm1": 1, "kvm2": 1}
-    ansible.playbook("hosts", **STATED)
 
 
 # What is wrong in itself, and what only this host lacks: each time all of it at once.
@@ -170,6 +169,19 @@ def test_bad_input_is_refused_before_anything_is_touched(
     for message in messages:
         assert message in "\n".join(run.messages("kvm1"))
     assert fingerprint(kvm1) == before
+
+
+def test_no_reboot_ends_a_guest_unasked(ansible: Ansible, done: Run, kvm1: Host) -> None:
+    del done
+    guest = {"name": "busy", "engine": "ioctl", "kernel": "greeter", "memory": "16MiB"}
+    only = ("--limit", "kvm1")
+    ansible.playbook("guests", *only, kvm_guest_specs=[guest])
+    boot = kvm1.out("cat /proc/sys/kernel/random/boot_id")
+    run = ansible.playbook("hosts", *only, **STATED, kvm_host_reboot=True)
+    assert "kvm1 needs a reboot, and guests run there: busy" in run.output
+    assert kvm1.out("cat /proc/sys/kernel/random/boot_id") == boot
+    assert kvm1.out("systemctl is-active virtfleet-guest@busy.service") == "active"
+    ansible.playbook("guests", *only, kvm_guest_specs=[guest], kvm_guest_state="absent")
 
 
 def test_a_reboot_is_made_when_it_is_needed_and_allowed(

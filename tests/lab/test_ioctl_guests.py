@@ -5,13 +5,14 @@
 from __future__ import annotations
 
 import re
+from concurrent.futures import ThreadPoolExecutor
 from typing import TYPE_CHECKING, Any
 
 import pytest
+from virtlab.host import Host
 
 if TYPE_CHECKING:
     from playing import Ansible
-    from virtlab.host import Host
     from virtlab.lab import Lab
 
 
@@ -74,33 +75,47 @@ def test_guests_answer_on_their_consoles(host: Host) -> None:
     assert "16 MiB" in log
 
 
-def test_a_killed_guest_is_reported_and_started_again(ansible: Ansible, host: Host) -> None:
-    host.run("sudo systemctl kill --signal=SIGKILL virtfleet-guest@one.service")
-    host.run("while systemctl -q is-active virtfleet-guest@one.service; do sleep 0.2; done")
+def test_a_killed_guest_is_reported_and_started_again(ansible: Ansible, lab: Lab) -> None:
+    for host in lab.hosts.values():
+        host.run("sudo systemctl kill --signal=SIGKILL virtfleet-guest@one.service")
+        host.run("while systemctl -q is-active virtfleet-guest@one.service; do sleep 0.2; done")
     specs = guests("one", "two", autostart=True)
-    run = ansible.playbook("guests", "--limit", host.name, kvm_guest_specs=specs)
-    (action,) = run.of("kvm_guests", host.name)["actions"]
-    assert (action["object"], action["action"]) == ("guest/one", "start")
-    assert host.out("systemctl is-active virtfleet-guest@one.service") == "active"
+    run = ansible.playbook("guests", kvm_guest_specs=specs)
+    for host in lab.hosts.values():
+        (action,) = run.of("kvm_guests", host.name)["actions"]
+        assert (action["object"], action["action"]) == ("guest/one", "start")
+        assert host.out("systemctl is-active virtfleet-guest@one.service") == "active"
 
 
-def test_a_reboot_brings_autostarted_guests_back(ansible: Ansible, host: Host) -> None:
+def test_a_reboot_brings_autostarted_guests_back(ansible: Ansible, lab: Lab) -> None:
     specs = [*guests("one", autostart=True), *guests("two", autostart=False)]
-    ansible.playbook("guests", "--limit", host.name, kvm_guest_specs=specs)
-    host.reboot()
-    states = host.out(
-        "systemctl is-active virtfleet-guest@one.service virtfleet-guest@two.service || true"
-    )
-    assert states.split() == ["active", "inactive"]
-    run = ansible.playbook("guests", "--limit", host.name, kvm_guest_specs=specs)
-    assert [a["object"] for a in run.of("kvm_guests", host.name)["actions"]] == ["guest/two"]
-    assert "Hello from inside" in host.out("sudo kvm-helper logs two")
+    ansible.playbook("guests", kvm_guest_specs=specs)
+    with ThreadPoolExecutor() as pool:
+        list(pool.map(Host.reboot, lab.hosts.values()))
+    units = "virtfleet-guest@one.service virtfleet-guest@two.service"
+    for host in lab.hosts.values():
+        assert host.out(f"systemctl is-active {units} || true").split() == ["active", "inactive"]
+    run = ansible.playbook("guests", kvm_guest_specs=specs)
+    for host in lab.hosts.values():
+        found = run.of("kvm_guests", host.name)["actions"]
+        assert [action["object"] for action in found] == ["guest/two"]
+        assert "Hello from inside" in host.out("sudo kvm-helper logs two")
+
+
+def test_the_way_back_is_refused_while_there_are_guests(ansible: Ansible, lab: Lab) -> None:
+    specs = guests("one", "two")
+    before = {host.name: everything(host) for host in lab.hosts.values()}
+    run = ansible.playbook("teardown", status=2, kvm_host_helper_only=True, kvm_guest_specs=specs)
+    for host in lab.hosts.values():
+        (message,) = run.messages(host.name)
+        assert "one" in message
+        assert "remove_guests" in message
+        assert everything(host) == before[host.name]
 
 
 def test_the_way_back_leaves_the_host_as_it_was(ansible: Ansible, lab: Lab) -> None:
-    specs = guests("one", "two")
-    ansible.playbook("guests", kvm_guest_specs=specs, kvm_guest_state="absent")
-    ansible.playbook("hosts", kvm_host_helper_only=True, kvm_host_state="absent")
+    stated = {"kvm_host_helper_only": True, "kvm_guest_specs": guests("one", "two")}
+    ansible.playbook("teardown", **stated, remove_guests=True)
     for host in lab.hosts.values():
         assert host.run("command -v kvm-helper", check=False).returncode
         left = host.out(
@@ -108,5 +123,4 @@ def test_the_way_back_leaves_the_host_as_it_was(ansible: Ansible, lab: Lab) -> N
         )
         assert [line for line in left.splitlines() if not line.endswith("/lock")] == []
         assert host.out("systemctl list-units --all --no-legend 'virtfleet*'") == ""
-    run = ansible.playbook("hosts", kvm_host_helper_only=True, kvm_host_state="absent")
-    assert run.changed() == {}
+    assert ansible.playbook("teardown", **stated, remove_guests=True).changed() == {}

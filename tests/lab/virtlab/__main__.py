@@ -15,7 +15,7 @@ runpy.run_path(str(Path(__file__).resolve().parents[3] / "plugins" / "shim.py"))
 from .build import ImageError
 from .description import DescriptionError
 from .host import HostError, tell
-from .lab import DEFAULT, Lab, LabError, take_down
+from .lab import DEFAULT, Lab, LabError, build_images, take_down
 from .qmp import QmpError
 
 
@@ -25,6 +25,7 @@ def _parser() -> argparse.ArgumentParser:
     parser.add_argument("--file", type=Path, help="its description, where it is not labs/NAME.yml")
     commands = parser.add_subparsers(dest="command", required=True)
     commands.add_parser("up", help="build what is missing and raise the hosts")
+    commands.add_parser("build", help="only build the images, all that the labs here start from")
     commands.add_parser("down", help="end the lab's hosts and remove its folder")
     commands.add_parser("status", help="show the hosts")
     for name, text in (
@@ -42,6 +43,9 @@ def _parser() -> argparse.ArgumentParser:
 def _run(options: argparse.Namespace) -> int:
     if options.command == "down":
         take_down(options.lab)
+        return 0
+    if options.command == "build":
+        build_images()
         return 0
     lab = Lab(options.lab, options.file)
     if options.command == "up":

@@ -18,7 +18,7 @@ import yaml
 from . import description as descriptions
 from . import images, processes
 from .host import Host
-from .recipe import REPOSITORY, USER
+from .recipe import REPOSITORY, USER, recipe
 from .ssh import Ssh
 
 DESCRIPTIONS = Path(__file__).resolve().parents[1] / "labs"
@@ -54,6 +54,15 @@ def take_down(name: str) -> None:
         INVENTORY_LINK.unlink()
     shutil.rmtree(ssh.sockets, ignore_errors=True)
     shutil.rmtree(folder, ignore_errors=True)
+
+
+def build_images() -> None:
+    """Build what is missing of the images that the described labs start from."""
+    found = [descriptions.load(path) for path in sorted(DESCRIPTIONS.glob("*.yml"))]
+    specs = [spec for description in found for spec in description.hosts.values()]
+    # The large ones first: two are built at a time.
+    recipes = [recipe(spec.release, spec.image) for spec in specs]
+    images.ensure(sorted(recipes, key=lambda one: len(one.packages), reverse=True))
 
 
 class Lab:

@@ -1,0 +1,84 @@
+# Copyright (C) 2026 virtfleet contributors
+# SPDX-License-Identifier: GPL-3.0-or-later
+"""How `make test` runs its steps."""
+
+from __future__ import annotations
+
+import os
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    import pytest
+
+REPOSITORY = Path(__file__).resolve().parents[3]
+sys.path.insert(0, str(REPOSITORY / "scripts"))
+
+from check import Runner, Step  # noqa: E402
+
+
+def shell(title: str, script: str, **more: object) -> Step:
+    return Step(title, ["sh", "-c", script], **more)  # type: ignore[arg-type]
+
+
+def test_lanes_run_side_by_side_and_steps_of_one_in_order(tmp_path: Path) -> None:
+    """Each lane waits for what the other one writes first."""
+    wait = "while [ ! -e {} ]; do sleep 0.01; done"
+    runner = Runner()
+    runner.run(
+        [
+            [shell("a1", f"touch {tmp_path}/a1"), shell("a2", wait.format(tmp_path / "b1"))],
+            [shell("b1", wait.format(tmp_path / "a1") + f"; touch {tmp_path}/b1"), None],
+        ]
+    )
+    assert runner.failed == []
+
+
+def test_a_step_that_fails_is_named_with_its_output_and_stops_no_other(
+    tmp_path: Path, capfd: pytest.CaptureFixture[str]
+) -> None:
+    runner = Runner()
+    runner.run([[shell("bad", "echo why; exit 3"), shell("next", f"touch {tmp_path}/next")]])
+    output = capfd.readouterr().out
+    assert runner.failed == ["bad"]
+    assert "why\n   bad: FAILED with status 3, " in output
+    assert "   next: ok, " in output
+    assert (tmp_path / "next").exists()
+
+
+def test_a_step_without_end_is_ended_with_all_that_it_began(tmp_path: Path) -> None:
+    runner = Runner()
+    script = (
+        f"trap 'touch {tmp_path}/cleaned; exit 1' INT; sleep 600 & echo $! > {tmp_path}/pid; wait"
+    )
+    runner.run([[shell("endless", script, patience=1)]])
+    assert runner.failed == ["endless"]
+    assert (tmp_path / "cleaned").exists()
+    state = Path(f"/proc/{(tmp_path / 'pid').read_text().strip()}/stat")
+    assert not state.exists() or state.read_text().rpartition(")")[2].split()[0] == "Z"
+
+
+def test_an_interrupted_run_ends_its_steps(tmp_path: Path) -> None:
+    code = (
+        "import sys; sys.path.insert(0, 'scripts'); from check import Runner, Step\n"
+        f"step = Step('long', ['sh', '-c', 'touch {tmp_path}/begun; exec sleep 600'])\n"
+        "Runner().run([[step], [Step('never', ['true'])]])\n"
+    )
+    process = subprocess.Popen(
+        [sys.executable, "-c", code],
+        cwd=REPOSITORY,
+        stdout=subprocess.PIPE,
+        stderr=subprocess.STDOUT,
+        text=True,
+    )
+    give_up = time.monotonic() + 30
+    while not (tmp_path / "begun").exists() and time.monotonic() < give_up:
+        time.sleep(0.02)
+    os.kill(process.pid, signal.SIGINT)
+    output, _ = process.communicate(timeout=30)
+    assert process.returncode != 0
+    assert "long: FAILED with status" in output
