@@ -171,35 +171,48 @@ def test_bad_input_is_refused_before_anything_is_touched(
     assert fingerprint(kvm1) == before
 
 
-def test_no_reboot_ends_a_guest_unasked(ansible: Ansible, done: Run, kvm1: Host) -> None:
+def guests(name: str, **settings: Any) -> dict[str, Any]:
+    return {"name": name, "engine": "ioctl", "kernel": "greeter", "memory": "16MiB", **settings}
+
+
+GUESTS = [guests("comes-back", autostart=True), guests("stays-off", autostart=False)]
+BOOT_ID = "cat /proc/sys/kernel/random/boot_id"
+UNITS = " ".join(f"virtfleet-guest@{guest['name']}.service" for guest in GUESTS)
+
+
+def test_no_reboot_ends_a_guest_unasked(ansible: Ansible, done: Run, lab: Lab) -> None:
     del done
-    guest = {"name": "busy", "engine": "ioctl", "kernel": "greeter", "memory": "16MiB"}
-    only = ("--limit", "kvm1")
-    ansible.playbook("guests", *only, kvm_guest_specs=[guest])
-    boot = kvm1.out("cat /proc/sys/kernel/random/boot_id")
-    run = ansible.playbook("hosts", *only, **STATED, kvm_host_reboot=True)
-    assert "kvm1 needs a reboot, and guests run there: busy" in run.output
-    assert kvm1.out("cat /proc/sys/kernel/random/boot_id") == boot
-    assert kvm1.out("systemctl is-active virtfleet-guest@busy.service") == "active"
-    ansible.playbook("guests", *only, kvm_guest_specs=[guest], kvm_guest_state="absent")
+    ansible.playbook("guests", kvm_guest_specs=GUESTS)
+    boots = {host.name: host.out(BOOT_ID) for host in lab.hosts.values()}
+    run = ansible.playbook("hosts", **STATED, kvm_host_reboot=True)
+    for host in lab.hosts.values():
+        told = f"{host.name} needs a reboot, and guests run there: comes-back, stays-off"
+        assert told in run.output
+        assert host.out(BOOT_ID) == boots[host.name]
+        assert host.out(f"systemctl is-active {UNITS}").split() == ["active", "active"]
 
 
 def test_a_reboot_is_made_when_it_is_needed_and_allowed(
     ansible: Ansible, done: Run, lab: Lab
 ) -> None:
+    """What was stated, and guests that start by themselves, are there afterwards."""
     del done
-    boot_id = "cat /proc/sys/kernel/random/boot_id"
-    boots = {host.name: host.out(boot_id) for host in lab.hosts.values()}
-    run = ansible.playbook("hosts", **STATED, kvm_host_reboot=True)
+    boots = {host.name: host.out(BOOT_ID) for host in lab.hosts.values()}
+    allowed = {"kvm_host_reboot": True, "kvm_host_reboot_with_guests": True}
+    run = ansible.playbook("hosts", **STATED, **allowed)
     for host in lab.hosts.values():
         host.ssh.forget_connections(host.name)
-        assert host.out(boot_id) != boots[host.name]
+        assert host.out(BOOT_ID) != boots[host.name]
         assert "iommu=pt" in host.out("cat /proc/cmdline").split()
         assert settings(host) == WANTED
         assert "vhost_net" in host.out("lsmod")
+        states = host.out(f"systemctl is-active {UNITS} || true").split()
+        assert states == ["active", "inactive"]
+        assert "Hello from inside" in host.out("sudo kvm-helper logs comes-back")
     assert "needs a reboot" not in run.output
-    again = ansible.playbook("hosts", **STATED, kvm_host_reboot=True)
+    again = ansible.playbook("hosts", **STATED, **allowed)
     assert again.changed() == {}
+    ansible.playbook("guests", kvm_guest_specs=GUESTS, kvm_guest_state="absent")
 
 
 def test_the_way_back_takes_what_was_put_there(

@@ -5,14 +5,13 @@
 from __future__ import annotations
 
 import re
-from concurrent.futures import ThreadPoolExecutor
 from typing import TYPE_CHECKING, Any
 
 import pytest
-from virtlab.host import Host
 
 if TYPE_CHECKING:
     from playing import Ansible
+    from virtlab.host import Host
     from virtlab.lab import Lab
 
 
@@ -85,21 +84,6 @@ def test_a_killed_guest_is_reported_and_started_again(ansible: Ansible, lab: Lab
         (action,) = run.of("kvm_guests", host.name)["actions"]
         assert (action["object"], action["action"]) == ("guest/one", "start")
         assert host.out("systemctl is-active virtfleet-guest@one.service") == "active"
-
-
-def test_a_reboot_brings_autostarted_guests_back(ansible: Ansible, lab: Lab) -> None:
-    specs = [*guests("one", autostart=True), *guests("two", autostart=False)]
-    ansible.playbook("guests", kvm_guest_specs=specs)
-    with ThreadPoolExecutor() as pool:
-        list(pool.map(Host.reboot, lab.hosts.values()))
-    units = "virtfleet-guest@one.service virtfleet-guest@two.service"
-    for host in lab.hosts.values():
-        assert host.out(f"systemctl is-active {units} || true").split() == ["active", "inactive"]
-    run = ansible.playbook("guests", kvm_guest_specs=specs)
-    for host in lab.hosts.values():
-        found = run.of("kvm_guests", host.name)["actions"]
-        assert [action["object"] for action in found] == ["guest/two"]
-        assert "Hello from inside" in host.out("sudo kvm-helper logs two")
 
 
 def test_the_way_back_is_refused_while_there_are_guests(ansible: Ansible, lab: Lab) -> None:

@@ -5,13 +5,14 @@
 from __future__ import annotations
 
 import json
+from concurrent.futures import ThreadPoolExecutor
 from typing import TYPE_CHECKING, Any
 
 import pytest
+from virtlab.host import Host
 
 if TYPE_CHECKING:
     from playing import Ansible, Run
-    from virtlab.host import Host
     from virtlab.lab import Lab
 
 # Debian 12 is set up with ifupdown here, Debian 13 with systemd-networkd.
@@ -136,21 +137,22 @@ def test_a_changed_input_changes_just_that(ansible: Ansible, done: Run, kvm1: Ho
     assert network(kvm1) == before
 
 
-def test_a_wrong_address_is_rolled_back(ansible: Ansible, done: Run, host: Host) -> None:
+def test_a_wrong_address_is_rolled_back(ansible: Ansible, done: Run, lab: Lab) -> None:
     del done
-    before = (network(host), files(host))
+    before = {host.name: (network(host), files(host)) for host in lab.hosts.values()}
     wrong = [
         {**item, "addresses": ["10.0.2.99/24"]} if item["name"] == "br0" else item
         for item in INTERFACES
     ]
     stated = {**STATED, "kvm_network_interfaces": wrong, "kvm_network_rollback_timeout": "15s"}
-    run = ansible.role("kvm_network", "--limit", host.name, status=2, **stated)
-    (message,) = run.messages(host.name)
-    assert "rolled back: the host did not answer on 127.0.0.1 within 15 s" in message
-    assert "its former network is back" in message
-    host.ssh.forget_connections(host.name)
-    assert (network(host), files(host)) == before
-    assert ansible.role("kvm_network", "--limit", host.name, **STATED).changed() == {}
+    run = ansible.role("kvm_network", status=2, **stated)
+    for host in lab.hosts.values():
+        (message,) = run.messages(host.name)
+        assert "rolled back: the host did not answer on 127.0.0.1 within 15 s" in message
+        assert "its former network is back" in message
+        host.ssh.forget_connections(host.name)
+        assert (network(host), files(host)) == before[host.name]
+    assert ansible.role("kvm_network", **STATED).changed() == {}
 
 
 WRONG = [
@@ -183,14 +185,17 @@ def test_bad_input_is_refused_before_anything_is_touched(
     assert (network(kvm2), files(kvm2)) == before
 
 
-def test_a_reboot_keeps_the_network(ansible: Ansible, done: Run, host: Host) -> None:
+def test_a_reboot_keeps_the_network(ansible: Ansible, done: Run, lab: Lab) -> None:
     del done
-    before = network(host)
-    host.reboot()
-    now = network(host)
-    assert (now["addresses"], now["routes"]) == (before["addresses"], before["routes"])
-    assert [link[:3] for link in now["links"]] == [link[:3] for link in before["links"]]
-    assert ansible.role("kvm_network", "--limit", host.name, **STATED).changed() == {}
+    hosts = list(lab.hosts.values())
+    before = {host.name: network(host) for host in hosts}
+    with ThreadPoolExecutor() as pool:
+        list(pool.map(Host.reboot, hosts))
+    for host in hosts:
+        now, former = network(host), before[host.name]
+        assert (now["addresses"], now["routes"]) == (former["addresses"], former["routes"])
+        assert [link[:3] for link in now["links"]] == [link[:3] for link in former["links"]]
+    assert ansible.role("kvm_network", **STATED).changed() == {}
 
 
 def test_the_way_back_brings_the_former_network(

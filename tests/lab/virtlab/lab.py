@@ -143,7 +143,7 @@ class Lab:
             "ansible_ssh_private_key_file": str(self.ssh.key),
             "ansible_host_key_checking": True,
             "ansible_ssh_common_args": options,
-            "ansible_control_path": f"{self.ssh.sockets}/%%C",
+            "ansible_control_path": str(self.ssh.control_path(host.name)),
             "ansible_python_interpreter": "/usr/bin/python3",
             "lab_address": host.identity.cable_address,
             "lab_release": host.spec.release,

@@ -20,8 +20,6 @@ from .recipe import USER
 if TYPE_CHECKING:
     from collections.abc import Callable
 
-_HASH = 40  # characters that ssh makes of %C
-
 
 class Ssh:
     """The lab's side of SSH, in the lab's folder: who may log in, and which keys answer."""
@@ -53,6 +51,10 @@ class Ssh:
             "UpdateHostKeys": "no",
             "BatchMode": "yes",
         }
+
+    def control_path(self, name: str) -> Path:
+        """Return the socket by which Ansible's connections to a host are shared."""
+        return self.sockets / f"ansible-{name}"
 
     def know(self, name: str, port: int, key: str) -> None:
         """Write down a host's port and key."""
@@ -106,8 +108,8 @@ class Ssh:
 
     def forget_connections(self, name: str) -> None:
         """Drop the connections that lead to what the host was before: ours and Ansible's."""
-        # Ansible's bear a hash as their name, so they go whichever host they lead to.
-        self._forget(lambda socket: socket == name or len(socket) >= _HASH)
+        names = {name, self.control_path(name).name}
+        self._forget(lambda socket: socket in names)
 
     def forget_all_connections(self) -> None:
         """Drop every connection into the lab."""
