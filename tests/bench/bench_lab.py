@@ -27,7 +27,7 @@ if TYPE_CHECKING:
 
     from virtlab.host import Host
 
-ROUNDS = 5
+ROUNDS = 3
 FROM_SNAPSHOT = 15.0  # seconds until two hosts are back
 ROUND_TRIPS = 12  # of a whole unchanged run, on each host
 STANDARD = DESCRIPTIONS / "lab.yml"

@@ -1,0 +1,233 @@
+# Copyright (C) 2026 virtfleet contributors
+# SPDX-License-Identifier: GPL-3.0-or-later
+"""The entries of the table that are many: lists of things, and names with values."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+from typing import Any, Callable, Mapping, Sequence
+
+from ..converge.action import NEXT_BOOT
+from ..converge.compare import join
+from ..converge.errors import Problem, shown
+from .codecs import Codec, Refused
+from .document import Element, Fresh, elements, empty, insert, remove
+from .fields import Edits, Field, Group, check_fields, missing, patch_fields, read_fields
+from .place import Place, place
+
+
+@dataclass(frozen=True)
+class _Found:
+    """An entry that is there: its element, its values, and what names it."""
+
+    element: Element
+    values: dict[str, Any]
+    name: str | None
+
+
+@dataclass(frozen=True)
+class Items(Field):
+    """A list of things of one tag. A stated list is the whole list: what it lacks is removed.
+
+    ``name`` returns what libvirt itself tells an entry by, None where that is its position alone.
+    ``own`` says which elements are the user's and not libvirt's. ``fresh`` returns what a new entry
+    has besides what was stated, ``attach`` when one comes or goes in a running guest.
+    """
+
+    key: str
+    tag: str
+    fields: tuple[Field, ...]
+    name: Callable[[Mapping[str, Any]], str | None]
+    at: str = "devices"
+    make: Mapping[str, str] = field(default_factory=dict)
+    needs: tuple[str, ...] = ()
+    own: Callable[[Element, Element], bool] | None = None
+    fresh: Callable[[Mapping[str, Any], Element], Mapping[str, Any]] | None = None
+    attach: Callable[[Mapping[str, Any]], str] | None = None
+    place: Place = field(init=False)
+
+    def __post_init__(self) -> None:
+        object.__setattr__(self, "place", place(self.at))
+
+    def found(self, scope: Element) -> list[_Found]:
+        """Return the entries that are there."""
+        container = self.place.element(scope)
+        if container is None:
+            return []
+        entries = []
+        for element in elements(container, self.tag):
+            if self.own is None or self.own(element, container):
+                values = read_fields(element, self.fields)
+                entries.append(_Found(element, values, self.name(values)))
+        return entries
+
+    def get(self, scope: Element) -> Any:
+        """Return the values of each entry, None where there is no entry."""
+        return [entry.values for entry in self.found(scope)] or None
+
+    def masked(self, value: Any) -> Any:
+        """Return a value as it may be shown."""
+        if not isinstance(value, list):
+            return value
+        one = Group("", self.fields)
+        return [one.masked(entry) for entry in value]
+
+    def liveness(self, entry: Mapping[str, Any]) -> str:
+        """Return when an entry comes or goes."""
+        return NEXT_BOOT if self.attach is None else self.attach(entry)
+
+    def pair(
+        self, stated: Sequence[Mapping[str, Any]], there: Sequence[_Found]
+    ) -> list[_Found | None]:
+        """Return for each stated entry the one that it means, None where it is not there.
+
+        Names go first; what is stated without one then takes those that are left, in order.
+        """
+        by_name: dict[str, list[_Found]] = {}
+        for entry in there:
+            if entry.name is not None:
+                by_name.setdefault(entry.name, []).append(entry)
+        names = [self.name(entry) for entry in stated]
+        pairs: list[_Found | None] = []
+        for name in names:
+            alike = by_name.get(name) if name is not None else None
+            pairs.append(alike.pop(0) if alike else None)
+        taken = {id(entry) for entry in pairs if entry is not None}
+        left = [entry for entry in there if id(entry) not in taken]
+        for number, name in enumerate(names):
+            if name is None and left:
+                pairs[number] = left.pop(0)
+        return pairs
+
+    def patch(self, scope: Element, value: Any, edits: Edits, path: str) -> None:
+        """Make the list what was stated; an entry that is there keeps all that was not stated."""
+        stated: Sequence[Mapping[str, Any]] = value or []
+        there = self.found(scope)
+        pairs = self.pair(stated, there)
+        kept = {id(entry) for entry in pairs if entry is not None}
+        container = self.place.element(scope)
+        for number, entry in enumerate(there):
+            if id(entry) not in kept and container is not None:
+                label = f"{path}[{entry.name or number}]"
+                edits.add(label, entry.values, None, self.liveness(entry.values))
+                remove(container, entry.element)
+        for number, (wanted, known) in enumerate(zip(stated, pairs)):
+            if known is not None:
+                label = f"{path}[{known.name or number}]"
+                patch_fields(known.element, self.fields, wanted, edits, label)
+                continue
+            label = f"{path}[{self.name(wanted) or number}]"
+            shown_entry = Group("", self.fields).masked(wanted)
+            edits.add(label, None, shown_entry, self.liveness(wanted))
+            self.add(scope, wanted, edits)
+        self.place.prune(scope)
+
+    def add(self, scope: Element, wanted: Mapping[str, Any], edits: Edits) -> None:
+        """Make a new entry."""
+        element = Fresh(self.tag, dict(self.make))
+        more = {} if self.fresh is None else self.fresh(wanted, edits.root)
+        patch_fields(element, self.fields, {**more, **wanted}, edits.aside(), "")
+        insert(self.place.make(scope), element)
+
+    def check(self, value: Any, path: str, problems: list[Problem]) -> Any:
+        """Return the canonical form of the list; no entry may be named twice."""
+        if value is None:
+            return []
+        if not isinstance(value, (list, tuple)):
+            problems.append(Problem(path, "a list", shown(value)))
+            return []
+        entries = []
+        first: dict[str, str] = {}
+        for number, entry in enumerate(value):
+            where = f"{path}[{number}]"
+            canonical = check_fields(self.fields, entry, where, problems)
+            entries.append(canonical)
+            if not isinstance(entry, Mapping):
+                continue
+            problems += missing(self.needs, entry, where)
+            told = all(canonical.get(key) is not None for key in self.needs)
+            found = self.name(canonical) if told else None
+            name = found if isinstance(found, str) else None  # a refused value may be anything
+            if name is not None and name in first:
+                found = f"{shown(name)}, which {first[name]} has already"
+                problems.append(Problem(where, f"one entry of its own in {self.key}", found))
+            elif name is not None:
+                first[name] = where
+        return entries
+
+
+@dataclass(frozen=True)
+class Map(Field):
+    """Names with values, an element each; names that were not stated stay as they are."""
+
+    key: str
+    at: str
+    tag: str
+    name: str
+    value: str | None
+    names: Codec = field(default_factory=Codec)
+    values: Codec = field(default_factory=Codec)
+    when: str = NEXT_BOOT
+    place: Place = field(init=False)
+
+    def __post_init__(self) -> None:
+        object.__setattr__(self, "place", place(self.at))
+
+    def get(self, scope: Element) -> Any:
+        """Return the values by name, None where there is none."""
+        container = self.place.element(scope)
+        if container is None:
+            return None
+        found = {
+            element.get(self.name, ""): self.values.get(element, self.value)
+            for element in elements(container, self.tag)
+        }
+        return found or None
+
+    def patch(self, scope: Element, value: Any, edits: Edits, path: str) -> None:
+        """Make the stated names what was stated; null for all takes them all away."""
+        there = self.get(scope) or {}
+        stated = dict.fromkeys(there) if value is None else value
+        for name, wanted in stated.items():
+            before = there.get(name)
+            if (wanted is None and name not in there) or (
+                wanted is not None and before is not None and self.values.same(wanted, before)
+            ):
+                continue
+            edits.add(join(path, name), before, wanted, self.when)
+            container = self.place.make(scope)
+            element = next(
+                (e for e in container.findall(self.tag) if e.get(self.name) == name), None
+            )
+            if wanted is None:
+                if element is not None:
+                    remove(container, element)
+                continue
+            if element is None:
+                element = insert(container, Fresh(self.tag, {self.name: name}))
+            self.values.put(element, self.value, wanted)
+        container_now = self.place.element(scope)
+        if container_now is not None and empty(container_now):
+            self.place.prune(scope)
+
+    def check(self, value: Any, path: str, problems: list[Problem]) -> Any:
+        """Return the canonical form of the mapping."""
+        if value is None:
+            return None
+        if not isinstance(value, Mapping):
+            problems.append(Problem(path, "a mapping of names to values", shown(value)))
+            return {}
+        canonical: dict[str, Any] = {}
+        for name, wanted in value.items():
+            text = str(name) if type(name) is int else name
+            where = join(path, text[:64] if isinstance(text, str) and text.isprintable() else "?")
+            try:
+                checked = str(self.names.check(text))
+            except Refused as refused:
+                problems.append(Problem(where, refused.expected, shown(name), refused.remedy))
+                continue
+            try:
+                canonical[checked] = None if wanted is None else self.values.check(wanted)
+            except Refused as refused:
+                problems.append(Problem(where, refused.expected, shown(wanted), refused.remedy))
+        return canonical

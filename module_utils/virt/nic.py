@@ -1,0 +1,155 @@
+# Copyright (C) 2026 virtfleet contributors
+# SPDX-License-Identifier: GPL-3.0-or-later
+"""Network interfaces (formatdomain, "Network interfaces").
+
+A NIC is told by its MAC; those that are stated without one are taken in the order in which they
+stand. What it is connected to is the one of network, bridge, direct, hostdev, … that is stated.
+"""
+
+from __future__ import annotations
+
+import re
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any, Mapping
+
+from ..converge.action import LIVE, NEXT_BOOT
+from .codecs import Pattern, Whole, Words
+from .compound import Tags
+from .fields import Field, Group, Leaf, Selected, Variant
+from .lists import Items, Map
+from .words import COUNT, DEVICE, MAC, ORDER, PATH, PCI, TEXT, UUID, YES, choice
+
+if TYPE_CHECKING:
+    from .document import Element
+
+
+_CHOSEN = re.compile(r"(?:vnet|macvtap|macvlan)[0-9]+")
+
+
+def _variant(kind: str) -> Variant:
+    return Variant(kind, default="", clears=("@managed", "source", "virtualport"))
+
+
+def _plugged(scope: Element, _value: Any) -> str:
+    """Return live between networks and bridges: the host's end alone is plugged elsewhere."""
+    return LIVE if scope.get("type") in ("network", "bridge") else NEXT_BOOT
+
+
+def _bandwidth(direction: str) -> Group:
+    at = f"bandwidth/{direction}"
+    names = ("average", "peak", "burst", *(("floor",) if direction == "inbound" else ()))
+    speed = Whole("KiB a second", 1)
+    burst = Whole("KiB", 1)
+    return Group(
+        direction,
+        tuple(
+            Leaf(name, f"{at}@{name}", burst if name == "burst" else speed, LIVE) for name in names
+        ),
+    )
+
+
+@dataclass(frozen=True)
+class _Target(Leaf):
+    """The host's end of a NIC, where the user named it: libvirt's own names change every time."""
+
+    def get(self, scope: Element) -> Any:
+        """Return what is there, None for nothing."""
+        found = super().get(scope)
+        return None if isinstance(found, str) and _CHOSEN.fullmatch(found) else found
+
+
+FIELDS: tuple[Field, ...] = (
+    Leaf("mac", "mac@address", MAC, required=True),
+    Leaf(
+        "network",
+        "source@network",
+        TEXT,
+        _plugged,
+        clears=("@portid", "@bridge"),
+        variant=_variant("network"),
+    ),
+    Leaf(
+        "bridge",
+        "source@bridge",
+        Pattern("a bridge's name", r"[a-zA-Z0-9_.\-\\:/ ]{1,64}"),
+        _plugged,
+        clears=("@network", "@portid"),
+        variant=_variant("bridge"),
+    ),
+    Leaf("direct", "source@dev", DEVICE, variant=_variant("direct")),
+    Leaf(
+        "mode",
+        "source@mode",
+        choice("a macvtap mode", "vepa bridge private passthrough"),
+        variant=_variant("direct"),
+    ),
+    Leaf("hostdev", "source/address[type=pci]", PCI, variant=_variant("hostdev")),
+    Selected("user", _variant("user")),
+    Selected("ethernet", _variant("ethernet")),
+    Leaf("managed", "@managed", YES),
+    Leaf("portgroup", "source@portgroup", DEVICE),
+    Group(
+        "virtualport",
+        (
+            Leaf(
+                "type",
+                "@type",
+                choice("a type", "802.1Qbh openvswitch midonet"),
+                clears=("parameters",),
+            ),
+            Leaf("interface_id", "parameters@interfaceid", UUID),
+            Leaf("profile_id", "parameters@profileid", Pattern("a profile", ".{1,39}")),
+        ),
+        at="virtualport",
+    ),
+    _Target("target", "target@dev", DEVICE),
+    Leaf("vlan", "vlan", Tags()),
+    Leaf("isolated", "port@isolated", YES),
+    Leaf("model", "model@type", Pattern("a NIC model", r"[a-zA-Z0-9_\-]+"), required=True),
+    Leaf("driver", "driver@name", Words("a driver", ("vhost", "qemu"))),
+    Leaf("queues", "driver@queues", Whole("a number of queues", 1, 256)),
+    Leaf("rx_queue_size", "driver@rx_queue_size", COUNT),
+    Leaf("tx_queue_size", "driver@tx_queue_size", COUNT),
+    Leaf(
+        "filter", "filterref@filter", Pattern("a filter's name", r"[a-zA-Z_][a-zA-Z0-9_.\-]*"), LIVE
+    ),
+    Map(
+        "filter_parameters",
+        "filterref",
+        "parameter",
+        "name",
+        "value",
+        Pattern("a parameter's name", "[a-zA-Z0-9_]+"),
+        Pattern("a parameter's value", r"[a-zA-Z0-9_.:]+"),
+        LIVE,
+    ),
+    Group("bandwidth", (_bandwidth("inbound"), _bandwidth("outbound"))),
+    Leaf("link", "link@state", choice("a state", "up down"), LIVE, absent="up"),
+    Leaf("mtu", "mtu@size", Whole("bytes", 68, 65535)),
+    Leaf("boot", "boot@order", ORDER),
+    Leaf("rom", "rom@enabled", YES),
+    Leaf("rom_file", "rom@file", PATH),
+    Leaf("trust_guest_rx_filters", "@trustGuestRxFilters", YES),
+)
+WITH_PORT = ("network", "bridge", "direct", "hostdev")  # sources that a virtualport is for
+SOURCES = ("network", "bridge", "direct", "hostdev", "user", "ethernet")
+
+
+def _name(entry: Mapping[str, Any]) -> str | None:
+    mac = entry.get("mac")
+    return None if mac is None else str(mac)
+
+
+def _fresh(entry: Mapping[str, Any], _root: Element) -> Mapping[str, Any]:
+    """Return what a new NIC has besides: virtio, where the host's own device is not passed on."""
+    return {"managed": True} if "hostdev" in entry else {"model": "virtio"}
+
+
+NICS = Items(
+    "nics",
+    "interface",
+    FIELDS,
+    name=_name,
+    fresh=_fresh,
+    attach=lambda _entry: LIVE,
+)
