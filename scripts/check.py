@@ -247,10 +247,19 @@ def images_step() -> Step:
     return Step("images of the lab", lab_command("build"), patience=LAB_PATIENCE)
 
 
+ODD = "tests/lab/test_odd_machines.py"
+
+
 def lab_step(*arguments: str) -> Step:
-    """Return the tests on the lab."""
-    step = pytest_step("tests on the lab", "tests/lab", *arguments)
-    return replace(step, patience=LAB_PATIENCE, labs=("test", "odd"))
+    """Return the tests on the lab of two hosts."""
+    step = pytest_step("tests on the lab", "tests/lab", f"--ignore={ODD}", *arguments)
+    return replace(step, patience=LAB_PATIENCE, labs=("test",))
+
+
+def odd_step(*arguments: str) -> Step:
+    """Return the tests on machines unlike the others, which raise a lab of their own."""
+    step = pytest_step("tests on odd machines", ODD, *arguments)
+    return replace(step, quiet=True, patience=LAB_PATIENCE, labs=("odd",))
 
 
 def molecule_step(scenario: str) -> Step:
@@ -276,11 +285,11 @@ def test(arguments: Sequence[str]) -> list[list[Lane]]:
     ]
     if os.geteuid() != 0:
         print("== molecule's scenarios: left out, the lab's images are built as root")
-        return [[here], [[lab_step(*arguments)]]]
+        return [[here], [[lab_step(*arguments), odd_step(*arguments)]]]
     # A scenario with one host keeps one processor busy, and so does most of what needs no host.
     here.append(images_step())
-    bare: Lane = [molecule_step("bare")]
-    return [[here, bare], [[lab_step(*arguments), molecule_step("default")]]]
+    others: Lane = [molecule_step("bare"), odd_step(*arguments)]
+    return [[here, others], [[lab_step(*arguments), molecule_step("default")]]]
 
 
 def soak(arguments: Sequence[str]) -> list[list[Lane]]:
