@@ -33,7 +33,7 @@ ON_CONTROLLER_ONLY = tuple(
 )
 OLDEST = "3.8"
 PATIENCE = 1800  # seconds for a step, many times what the slowest takes
-LAB_PATIENCE = 3600
+LAB_PATIENCE = 5400
 LONG_PATIENCE = 6 * 3600  # for what is meant to take long
 GRACE = 120  # seconds in which an interrupted step may clean up
 # Newer calls of the standard library that are made only where they exist.
