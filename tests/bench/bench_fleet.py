@@ -155,6 +155,7 @@ def test_preflight_of_a_hundred_hosts_against_reaching_them(
     for number in range(ROUNDS):
         sockets = Path(f"/tmp/fleet-{os.getpid()}-{number}")
         monkeypatch.setenv("ANSIBLE_SSH_CONTROL_PATH_DIR", str(sockets))  # every run connects anew
+        monkeypatch.setenv("ANSIBLE_SSH_ARGS", "-o ControlMaster=auto -o ControlPersist=5s")
         try:
             spent, tasks = playbook.run(book, inventory, *arguments, prefix=namespaces.prefix)
         finally:
