@@ -89,8 +89,9 @@ ExecStart=/usr/local/sbin/virtlab-identity
 WantedBy=sysinit.target
 """
 # Without tsc=reliable Debian 12 takes the HPET as its clock, whose every reading leaves the
-# emulated CPU. Retpolines and return thunks, of no use here, cost it half of its speed.
-CMDLINE = "console=ttyS0 tsc=reliable mitigations=off"
+# emulated CPU. Retpolines and return thunks, of no use here, cost it half of its speed. And code
+# at a new address is new code to QEMU, which translates a program that has moved all over again.
+CMDLINE = "console=ttyS0 tsc=reliable mitigations=off norandmaps"
 _GRUB = f"""\
 GRUB_DEFAULT=0
 GRUB_TIMEOUT=0
