@@ -324,6 +324,8 @@ def main(arguments: Sequence[str]) -> int:
     if not arguments or arguments[0] not in ORDERS:
         print(f"usage: check.py {'|'.join(ORDERS)} [pytest arguments]", file=sys.stderr)
         return 64
+    # A shell that starts this in the background has SIGINT ignored, by all that follows too.
+    signal.signal(signal.SIGINT, signal.default_int_handler)
     started = time.monotonic()
     runner = Runner()
     stages = ORDERS[arguments[0]](arguments[1:])
