@@ -19,7 +19,7 @@ from comparing import Playbook, report, say
 LAB_TOOLS = Path(__file__).resolve().parents[1] / "lab"
 sys.path.insert(0, str(LAB_TOOLS))
 
-from virtlab import images, qemu  # noqa: E402
+from virtlab import emulator, images, qemu  # noqa: E402
 from virtlab.lab import DESCRIPTIONS, Lab  # noqa: E402
 
 if TYPE_CHECKING:
@@ -54,7 +54,8 @@ def cold_cache(tmp_path_factory: pytest.TempPathFactory) -> Iterator[None]:
 
 def _by_hand(host: Host) -> None:
     """Do what one would type: start QEMU, then ask over SSH until the host is up."""
-    command = qemu.command(host.spec, host.identity, host.image, restore=False)
+    line = qemu.arguments(host.spec, host.identity, host.image, restore=False)
+    command = [*emulator.program(), *line]
     with (host.folder / "qemu.log").open("wb") as log:
         process = subprocess.Popen(command, cwd=host.folder, stdout=log, stderr=log)
     try:

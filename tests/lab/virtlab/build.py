@@ -87,7 +87,8 @@ def mirrors() -> tuple[str, str]:
     return archive, security
 
 
-def _sources(release: str) -> list[str]:
+def sources(release: str) -> list[str]:
+    """Return a release's lines for apt, from the archives that apt uses here."""
     archive, security = mirrors()
     lines = [f"deb [signed-by={KEYRING}] {archive} {release} main"]
     lines.append(f"deb [signed-by={KEYRING}] {archive} {release}-updates main")
@@ -125,7 +126,7 @@ def _bootstrap(recipe: Recipe, root: Path) -> None:
         "--dpkgopt=path-exclude=/usr/share/locale/*",
         f"--keyring={KEYRING}",
     ]
-    run("mmdebstrap", *options, hook, recipe.release, str(root), *_sources(recipe.release))
+    run("mmdebstrap", *options, hook, recipe.release, str(root), *sources(recipe.release))
 
 
 def _finish(recipe: Recipe, root: Path) -> None:

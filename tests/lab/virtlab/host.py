@@ -16,7 +16,7 @@ from contextlib import suppress
 from dataclasses import asdict
 from typing import TYPE_CHECKING
 
-from . import build, images, processes, qemu, qmp
+from . import build, emulator, images, processes, qemu, qmp
 from . import identity as identities
 from .log import say, step
 from .recipe import recipe
@@ -137,8 +137,8 @@ class Host:
     def _start(self, *, restore: bool) -> None:
         for name in (qemu.MONITOR, "qemu.log"):
             (self.folder / name).unlink(missing_ok=True)
-        command = qemu.command(self.spec, self.identity, self.image, restore=restore)
-        processes.start(self.folder, command, self.folder / "qemu.log")
+        line = qemu.arguments(self.spec, self.identity, self.image, restore=restore)
+        processes.start(self.folder, [*emulator.program(), *line], self.folder / "qemu.log")
         give_up = time.monotonic() + RESTORE_PATIENCE
         while (state := self.state()) in {
             "off",
@@ -188,8 +188,8 @@ class Host:
 
     def _saved(self) -> Path:
         """Return where this very host is kept, booted, for all labs."""
-        version = build.run(qemu.PROGRAM, "--version").splitlines()[0]
-        line = qemu.command(self.spec, self.identity, self.image, restore=False)
+        version = build.run(*emulator.program(), "--version").splitlines()[0]
+        line = qemu.arguments(self.spec, self.identity, self.image, restore=False)
         parts = [_SNAPSHOT_FORMAT, self.recipe.digest, asdict(self.spec), version, line]
         parts.append(self.ssh.public_key())
         digest = hashlib.sha256(json.dumps(parts, sort_keys=True).encode()).hexdigest()[:16]

@@ -16,7 +16,7 @@ from pathlib import Path
 import yaml
 
 from . import description as descriptions
-from . import images, processes
+from . import emulator, images, processes
 from .host import Host
 from .recipe import REPOSITORY, USER, recipe
 from .ssh import Ssh
@@ -60,6 +60,7 @@ def build_images() -> None:
     """Build what is missing of the images that the described labs start from."""
     found = [descriptions.load(path) for path in sorted(DESCRIPTIONS.glob("*.yml"))]
     specs = [spec for description in found for spec in description.hosts.values()]
+    emulator.ensure()
     # The large ones first: two are built at a time.
     recipes = [recipe(spec.release, spec.image) for spec in specs]
     images.ensure(sorted(recipes, key=lambda one: len(one.packages), reverse=True))
@@ -93,6 +94,7 @@ class Lab:
         self.folder.mkdir(parents=True, exist_ok=True)
         text = self.source.read_text()
         (self.folder / "description.yml").write_text(text)
+        emulator.ensure()
         images.ensure(host.recipe for host in self.hosts.values())
         self.lay_cable()
         with ThreadPoolExecutor(max_workers=_AT_ONCE) as pool:

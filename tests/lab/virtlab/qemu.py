@@ -1,6 +1,6 @@
 # Copyright (C) 2026 virtfleet contributors
 # SPDX-License-Identifier: GPL-3.0-or-later
-"""QEMU's command line for a host: a pure function of what the host is."""
+"""QEMU's arguments for a host: a pure function of what the host is."""
 
 from __future__ import annotations
 
@@ -14,7 +14,6 @@ if TYPE_CHECKING:
     from .description import HostSpec
     from .identity import Identity
 
-PROGRAM = "qemu-system-x86_64"
 MONITOR, CONSOLE, DISK, IDENTITY = "qmp.sock", "console.log", "disk.qcow2", "identity.tar"
 CABLE_SOCKET = "../cable.sock"
 SNAPSHOT = "booted"
@@ -25,16 +24,14 @@ def extra_disk(number: int) -> str:
     return f"disk{number}.qcow2"
 
 
-def command(spec: HostSpec, identity: Identity, image: Path, *, restore: bool) -> list[str]:
-    """Return the command that powers the host on, to be run in its folder.
+def arguments(spec: HostSpec, identity: Identity, image: Path, *, restore: bool) -> list[str]:
+    """Return QEMU's arguments that power the host on, to be run in its folder.
 
     ``restore`` continues from the saved snapshot instead of booting.
     """
     iommu = "kernel-irqchip=split," if spec.iommu == "intel" else ""
-    line = [PROGRAM, "-name", identity.name, "-nodefaults", "-no-user-config", "-display", "none"]
-    # One thread for all CPUs: with one each, QEMU 7.2 goes on for a moment with code that another
-    # CPU has just patched, as KVM's first and last guest make Linux do (static keys): it panics.
-    line += ["-M", f"q35,{iommu}smm=off,hpet=off", "-accel", "tcg,thread=single,tb-size=512"]
+    line = ["-name", identity.name, "-nodefaults", "-no-user-config", "-display", "none"]
+    line += ["-M", f"q35,{iommu}smm=off,hpet=off", "-accel", "tcg,thread=multi,tb-size=512"]
     line += ["-cpu", "EPYC,+svm,+npt" if spec.svm else "EPYC,-svm"]
     line += ["-smp", str(spec.cpus), "-m", f"{spec.memory_mib}M"]
     line += ["-uuid", identity.uuid, "-rtc", "base=utc", "-device", "virtio-rng-pci,addr=0x4"]

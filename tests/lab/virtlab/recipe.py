@@ -18,6 +18,7 @@ RELEASES = {"bookworm": "12", "trixie": "13"}
 KINDS = ("bare", "ready")
 USER = "admin"  # who logs in; sudo asks no password of this user
 _BUILDER = Path(__file__).with_name("build.py")
+_GUEST = Path(__file__).parent / "files" / "make-guest"
 
 # A plain Debian as its installer leaves it, without anything of ours.
 _BARE = [
@@ -55,6 +56,12 @@ _TESTS = [
     "nvme-cli",
     "pciutils",
     "dosfstools",
+    # For the guest that they boot there.
+    "busybox-static",
+    "cpio",
+    "dropbear-bin",
+    "openssh-client",
+    "qemu-guest-agent",
 ]
 
 # Only what the root disk needs: a tenth of the modules that an installer would put in, which an
@@ -156,7 +163,7 @@ def recipe(release: str, kind: str) -> Recipe:
     packages = [*_BARE, *_NETWORK[release]]
     if kind == "ready":
         packages += [*role_packages(release), *_TESTS]
-    files = (
+    files = [
         ("/usr/local/sbin/virtlab-identity", _IDENTITY, 0o755),
         ("/etc/systemd/system/virtlab-identity.service", _IDENTITY_UNIT, 0o644),
         ("/etc/default/grub", _GRUB, 0o644),
@@ -167,7 +174,7 @@ def recipe(release: str, kind: str) -> Recipe:
         ("/etc/initramfs-tools/conf.d/virtlab", _INITRAMFS, 0o644),
         ("/etc/machine-id", "", 0o444),
         ("/etc/hostname", "", 0o644),
-    )
+    ]
     commands = [
         ("useradd", "--create-home", "--shell", "/bin/bash", USER),
         ("systemctl", "enable", "virtlab-identity.service"),
@@ -178,9 +185,11 @@ def recipe(release: str, kind: str) -> Recipe:
     if release == "trixie":
         commands.append(("systemctl", "enable", "systemd-networkd.service"))
     if kind == "ready":
+        files.append(("/usr/local/sbin/make-guest", _GUEST.read_text(), 0o755))
+        commands.append(("make-guest",))
         # They serve tests, which start them.
         commands += [
             ("systemctl", "disable", "nfs-server.service", "smbd.service", "nmbd.service"),
             ("systemctl", "disable", "tgt.service"),
         ]
-    return Recipe(release, kind, tuple(sorted(set(packages))), files, tuple(commands))
+    return Recipe(release, kind, tuple(sorted(set(packages))), tuple(files), tuple(commands))

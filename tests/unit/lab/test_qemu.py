@@ -18,7 +18,7 @@ IMAGE = Path("/images/x")
 
 def line(restore=False, **given):
     who = identity.Identity("h1", 1, "bookworm")
-    return qemu.command(HostSpec(**given), who, IMAGE, restore=restore)
+    return qemu.arguments(HostSpec(**given), who, IMAGE, restore=restore)
 
 
 def after(command, option):
