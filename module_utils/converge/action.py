@@ -32,6 +32,7 @@ LIVE = "live"  # applied to what runs, and made persistent
 NEXT_BOOT = "next_boot"  # the persistent definition alone
 NOW = "now"  # nothing runs
 WHENS = (LIVE, NEXT_BOOT, NOW)
+REPLACE = "replace"  # no action: what differs is what the object is, so it can only be made anew
 
 
 @dataclass(frozen=True)
@@ -45,6 +46,16 @@ class Change:
     def to_dict(self) -> dict[str, Any]:
         """Return plain values."""
         return {"path": self.path, "before": self.before, "after": self.after}
+
+
+@dataclass(frozen=True)
+class Edit(Change):
+    """A difference of something that may run, and when it can take effect there.
+
+    ``when`` is live, next_boot or replace.
+    """
+
+    when: str = NEXT_BOOT
 
 
 @dataclass(frozen=True)

@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, Any, Mapping
 
 from ..converge.action import LIVE, NEXT_BOOT
 from .codecs import Pattern
-from .fields import Field, Group, Leaf, Variant
+from .fields import Field, Group, Leaf, Variant, together
 from .lists import Items
 from .words import (
     BYTES,
@@ -105,12 +105,13 @@ SOURCES: tuple[Field, ...] = (
     Group(
         "volume",
         (
-            Leaf("pool", "@pool", OBJECT, required=True, clears=_INDEX),
-            Leaf("volume", "@volume", OBJECT, required=True, clears=_INDEX),
+            Leaf("pool", "@pool", OBJECT, required=True),
+            Leaf("volume", "@volume", OBJECT, required=True),
             Leaf("mode", "@mode", choice("a mode", "host direct")),
         ),
         at="source",
         needs=("pool", "volume"),
+        clears=_INDEX,
         variant=_variant("volume"),
         when=_medium,
     ),
@@ -136,6 +137,7 @@ SOURCES: tuple[Field, ...] = (
         ),
         at="source",
         needs=("protocol",),
+        clears=_INDEX,
         variant=_variant("network"),
         when=_medium,
     ),
@@ -159,17 +161,26 @@ def _rate(key: str) -> Leaf:
     return Leaf(key, f"iotune/{key}", codec, LIVE)
 
 
+RATES = tuple(
+    f"{what}_{unit}_sec{burst}"
+    for burst in ("", "_max")
+    for unit in ("bytes", "iops")
+    for what in ("total", "read", "write")
+)
+
+
+def _grouped(scope: Element, value: Any) -> str:
+    """Return live for a disk that joins a group, or goes with its limits.
+
+    One that keeps limits would be in a group of its own, which libvirt shows as one.
+    """
+    limited = any(scope.find(f"iotune/{key}") is not None for key in RATES)
+    return NEXT_BOOT if value is None and limited else LIVE
+
+
 THROTTLE = Group(
     "throttle",
-    (
-        *(
-            _rate(f"{what}_{unit}_sec{burst}")
-            for burst in ("", "_max")
-            for unit in ("bytes", "iops")
-            for what in ("total", "read", "write")
-        ),
-        Leaf("group", "iotune/group_name", NAME, LIVE),
-    ),
+    (*(_rate(key) for key in RATES), Leaf("group", "iotune/group_name", NAME, _grouped)),
 )
 
 FORMATS = "raw qcow2 qed vmdk vdi vpc vhd iso luks"
@@ -192,7 +203,7 @@ FIELDS: tuple[Field, ...] = (
     Leaf(
         "startup_policy", "source@startupPolicy", choice("a policy", "mandatory requisite optional")
     ),
-    Leaf("format", "driver@type", choice("a format", FORMATS), make={"name": "qemu"}),
+    Leaf("format", "driver@type", choice("a format", FORMATS), _medium, make={"name": "qemu"}),
     Leaf(
         "cache",
         "driver@cache",
@@ -256,6 +267,20 @@ def _fresh(entry: Mapping[str, Any], root: Element) -> Mapping[str, Any]:
     return more
 
 
+_MEDIUM = ("device", *(one.key for one in SOURCES))
+
+
+def _agree(whens: Mapping[str, str]) -> Mapping[str, str]:
+    """Change a source as a whole; a format goes with it, as libvirt takes it with a new one alone.
+
+    The limits of a disk that leaves a group wait with that: they would become those of the group.
+    """
+    agreed = together(_MEDIUM, whens)
+    if "format" in agreed and LIVE not in {agreed.get(key) for key in _MEDIUM}:
+        agreed["format"] = NEXT_BOOT
+    return agreed
+
+
 DISKS = Items(
     "disks",
     "disk",
@@ -265,4 +290,5 @@ DISKS = Items(
     needs=("target",),
     fresh=_fresh,
     attach=_attach,
+    agree=_agree,
 )

@@ -60,6 +60,11 @@ class _Listen(Leaf):
         super().erase(scope)
 
 
+def _password(scope: Element, value: Any) -> str:
+    """Return live between passwords: QEMU asks for one where it was started so, and only there."""
+    return LIVE if value is not None and "passwd" in scope.attrib else NEXT_BOOT
+
+
 GRAPHICS = Items(
     "graphics",
     "graphics",
@@ -71,7 +76,7 @@ GRAPHICS = Items(
         Leaf("tls_port", "@tlsPort", Pattern("a port", "[1-9][0-9]{0,4}")),
         Leaf("websocket", "@websocket", Pattern("a port", "[1-9][0-9]{0,4}")),
         _Listen("listen", "listen[type=address]@address", HOST),
-        Leaf("password", "@passwd", Secret("a password"), LIVE),
+        Leaf("password", "@passwd", Secret("a password"), _password),
         Leaf("keymap", "@keymap", Pattern("a keymap", r"[a-zA-Z0-9_\-]+")),
         Leaf(
             "share_policy",

@@ -8,17 +8,16 @@ difference; null takes it away. ``check`` returns the canonical value and collec
 
 from __future__ import annotations
 
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Any, Callable, Mapping, Sequence, Union
 
-from ..converge.action import LIVE, NEXT_BOOT, Change
+from ..converge.action import LIVE, NEXT_BOOT, REPLACE, Edit
 from ..converge.compare import join
 from ..converge.errors import Problem, shown, unknown
 from .codecs import HIDDEN, Codec, Present, Refused, Secret, Size
 from .document import Element, remove
 from .place import Place, place
 
-REPLACE = "replace"  # what the domain is: it can only be made anew
 WHENS = (LIVE, NEXT_BOOT, REPLACE)
 _UNSHOWN = "a value that is not shown"
 
@@ -26,11 +25,19 @@ _UNSHOWN = "a value that is not shown"
 When = Union[str, Callable[[Element, Any], str]]
 
 
-@dataclass(frozen=True)
-class Edit(Change):
-    """A difference that was patched, and when it can take effect: live, next_boot or replace."""
+def live_if_set(_scope: Element, value: Any) -> str:
+    """Return live for a value; what is to be none waits, as libvirt leaves a neutral value there.
 
-    when: str = NEXT_BOOT
+    Only a guest that is started without it shows none.
+    """
+    return NEXT_BOOT if value is None else LIVE
+
+
+def together(keys: Sequence[str], whens: Mapping[str, str]) -> dict[str, str]:
+    """Return when each key changes, where all of some keys wait if one of them does."""
+    some = [key for key in keys if key in whens]
+    waits = any(whens[key] != LIVE for key in some)
+    return {**whens, **dict.fromkeys(some, NEXT_BOOT)} if waits else dict(whens)
 
 
 class Edits:
@@ -48,6 +55,14 @@ class Edits:
     def aside(self) -> Edits:
         """Return another list, for what is part of a difference that is noted as a whole."""
         return Edits(self.root)
+
+    def when(self) -> str:
+        """Return when all that was found has taken effect."""
+        return LIVE if all(edit.when == LIVE for edit in self.found) else NEXT_BOOT
+
+    def settle(self, since: int, when: Callable[[Edit], str]) -> None:
+        """Say anew when those that were found since then take effect."""
+        self.found[since:] = [replace(edit, when=when(edit)) for edit in self.found[since:]]
 
 
 def clear(element: Element, names: Sequence[str]) -> None:
@@ -208,7 +223,7 @@ class Leaf(Field):
     def same(self, value: Any, found: Any) -> bool:
         """Return whether what is there is what was stated."""
         if value is None:
-            return found is None
+            return found is None or found == self.absent  # libvirt writes some defaults out
         effective = self.absent if found is None else found
         return effective is not None and self.codec.same(value, effective)
 
@@ -308,7 +323,8 @@ class Group(Field):
     Where the element is a thing of its own (a device), ``thing``, it is there even with nothing
     stated of it, and it is made and removed as a whole; ``fresh`` returns what a new one has
     besides what was stated. One that is ``required`` cannot be taken away; what it ``needs`` is
-    stated with every one.
+    stated with every one. One that is no thing goes ``when`` its parts can; the parts of a variant
+    change with the whole, and each such change makes meaningless what it ``clears`` there.
     """
 
     key: str
@@ -320,6 +336,7 @@ class Group(Field):
     when: When = NEXT_BOOT
     required: bool = False
     needs: tuple[str, ...] = ()
+    clears: tuple[str, ...] = ()
     variant: Variant | None = None
     place: Place = field(init=False)
 
@@ -350,17 +367,18 @@ class Group(Field):
     def remove(self, scope: Element, edits: Edits, path: str) -> None:
         """Take away all that is there of it."""
         before = self.get(scope)
-        if before is None:
+        element = self.place.element(scope)
+        if before is None or element is None:
             return
-        edits.add(path, before, None, self.liveness(scope, None))
         if self.thing or self.make or self.variant is not None:
+            edits.add(path, before, None, self.liveness(scope, None))
             Place(self.place.steps).erase(scope)
             return
-        element = self.place.element(scope)
-        if element is not None:
-            nothing = {one.key: None for one in self.fields if one.get(element) is not None}
-            patch_fields(element, self.fields, nothing, edits.aside(), path)
-            self.place.prune(scope)
+        parts = edits.aside()
+        nothing = {one.key: None for one in self.fields if one.get(element) is not None}
+        patch_fields(element, self.fields, nothing, parts, path)
+        self.place.prune(scope)
+        edits.add(path, before, None, parts.when())
 
     def patch(self, scope: Element, value: Any, edits: Edits, path: str) -> None:
         """Make the fields what was stated."""
@@ -381,6 +399,11 @@ class Group(Field):
             element = self.place.make(scope, self.make)
         known = len(edits.found)
         patch_fields(element, self.fields, value, edits, path)
+        if self.variant is not None and len(edits.found) > known:
+            clear(scope, self.variant.stale)
+            clear(element, self.clears)
+            when = self.liveness(scope, value)
+            edits.settle(known, lambda _edit: when)
         if made_here and len(edits.found) == known:
             self.place.erase(scope)
         elif not self.thing:

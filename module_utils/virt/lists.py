@@ -4,16 +4,24 @@
 
 from __future__ import annotations
 
+import re
 from dataclasses import dataclass, field
 from typing import Any, Callable, Mapping, Sequence
 
-from ..converge.action import NEXT_BOOT
+from ..converge.action import LIVE, NEXT_BOOT, Edit
 from ..converge.compare import join
 from ..converge.errors import Problem, shown
 from .codecs import Codec, Refused
 from .document import Element, Fresh, elements, empty, insert, remove
-from .fields import Edits, Field, Group, check_fields, missing, patch_fields, read_fields
+from .fields import Edits, Field, Group, When, check_fields, missing, patch_fields, read_fields
 from .place import Place, place
+
+_END = re.compile(r"[.\[]")  # what ends a key in a path
+
+
+def _key(edit: Edit, label: str) -> str:
+    """Return the key of an entry that a difference is of."""
+    return _END.split(edit.path[len(label) + 1 :], 1)[0]
 
 
 @dataclass(frozen=True)
@@ -31,7 +39,8 @@ class Items(Field):
 
     ``name`` returns what libvirt itself tells an entry by, None where that is its position alone.
     ``own`` says which elements are the user's and not libvirt's. ``fresh`` returns what a new entry
-    has besides what was stated, ``attach`` when one comes or goes in a running guest.
+    has besides what was stated, ``attach`` when one comes or goes in a running guest. ``agree``
+    takes when each key of an entry changes, and returns that for changes made at once.
     """
 
     key: str
@@ -44,6 +53,7 @@ class Items(Field):
     own: Callable[[Element, Element], bool] | None = None
     fresh: Callable[[Mapping[str, Any], Element], Mapping[str, Any]] | None = None
     attach: Callable[[Mapping[str, Any]], str] | None = None
+    agree: Callable[[Mapping[str, str]], Mapping[str, str]] | None = None
     place: Place = field(init=False)
 
     def __post_init__(self) -> None:
@@ -114,13 +124,26 @@ class Items(Field):
         for number, (wanted, known) in enumerate(zip(stated, pairs)):
             if known is not None:
                 label = f"{path}[{known.name or number}]"
-                patch_fields(known.element, self.fields, wanted, edits, label)
+                self.change(known.element, wanted, edits, label)
                 continue
             label = f"{path}[{self.name(wanted) or number}]"
             shown_entry = Group("", self.fields).masked(wanted)
             edits.add(label, None, shown_entry, self.liveness(wanted))
             self.add(scope, wanted, edits)
         self.place.prune(scope)
+
+    def change(self, element: Element, wanted: Mapping[str, Any], edits: Edits, label: str) -> None:
+        """Patch one entry, and let its keys agree when they change."""
+        since = len(edits.found)
+        patch_fields(element, self.fields, wanted, edits, label)
+        if self.agree is None:
+            return
+        whens: dict[str, str] = {}
+        for edit in edits.found[since:]:
+            key = _key(edit, label)
+            whens[key] = edit.when if whens.get(key, LIVE) == LIVE else whens[key]
+        agreed = self.agree(whens)
+        edits.settle(since, lambda edit: agreed[_key(edit, label)])
 
     def add(self, scope: Element, wanted: Mapping[str, Any], edits: Edits) -> None:
         """Make a new entry."""
@@ -167,7 +190,7 @@ class Map(Field):
     value: str | None
     names: Codec = field(default_factory=Codec)
     values: Codec = field(default_factory=Codec)
-    when: str = NEXT_BOOT
+    when: When = NEXT_BOOT
     place: Place = field(init=False)
 
     def __post_init__(self) -> None:
@@ -194,7 +217,8 @@ class Map(Field):
                 wanted is not None and before is not None and self.values.same(wanted, before)
             ):
                 continue
-            edits.add(join(path, name), before, wanted, self.when)
+            when = self.when if isinstance(self.when, str) else self.when(scope, wanted)
+            edits.add(join(path, name), before, wanted, when)
             container = self.place.make(scope)
             element = next(
                 (e for e in container.findall(self.tag) if e.get(self.name) == name), None

@@ -11,11 +11,11 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import Any
 
-from ..converge.action import LIVE
+from ..converge.action import LIVE, REPLACE
 from .codecs import Alias, Pattern, Whole, Words
 from .compound import Several
 from .document import Element, remove
-from .fields import REPLACE, Field, Group, Leaf
+from .fields import Field, Group, Leaf
 from .lists import Map
 from .words import COUNT, LINES, NUMBER, ON, PATH, TEXT, THERE, UUID, YES, choice
 

@@ -6,29 +6,33 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
-from .document import Document, Element, Fresh, elements, insert, remove
+from .document import Document, Element, Fresh, elements, insert, remove, to_text
 
 NAMESPACE = "urn:virtfleet:1"
-_PREFIX = "virtfleet"
+PREFIX = "virtfleet"
 
 
 @dataclass(frozen=True)
 class Mark:
-    """Fleet and name of a guest, the digest of its spec, and the targets of the disks it owns."""
+    """Fleet and name of a guest, the digest of its spec, and the targets of the disks it owns.
+
+    A ``protected`` guest is neither removed nor made anew.
+    """
 
     fleet: str
     name: str
     digest: str = ""
     disks: tuple[str, ...] = ()
+    protected: bool = False
 
 
 def _find(root: Element) -> Element | None:
     """Return our element in the metadata, whatever its prefix is."""
-    metadata = root.find("metadata")
-    for child in [] if metadata is None else elements(metadata):
+    holder = root.find("metadata")
+    for child in [] if holder is None else elements(holder):
         prefix = child.tag.rpartition(":")[0]
         name = f"xmlns:{prefix}" if prefix else "xmlns"
-        where = [child, metadata, root]
+        where = [child, holder, root]
         uri = next((one.get(name) for one in where if one is not None and one.get(name)), None)
         if uri == NAMESPACE:
             return child
@@ -42,27 +46,47 @@ def mark_of(root: Element) -> Mark | None:
         return None
     disks = (child.get("target", "") for child in elements(found))
     return Mark(
-        found.get("fleet", ""), found.get("name", ""), found.get("digest", ""), tuple(disks)
+        found.get("fleet", ""),
+        found.get("name", ""),
+        found.get("digest", ""),
+        tuple(disks),
+        found.get("protected") == "yes",
     )
+
+
+def _element(mark: Mark, *, prefixed: bool) -> Element:
+    """Return a mark as an element; libvirt puts the namespace on one that has none."""
+    prefix = f"{PREFIX}:" if prefixed else ""
+    attributes = {"fleet": mark.fleet, "name": mark.name}
+    if prefixed:
+        attributes = {f"xmlns:{PREFIX}": NAMESPACE, **attributes}
+    if mark.digest:
+        attributes["digest"] = mark.digest
+    if mark.protected:
+        attributes["protected"] = "yes"
+    made = Fresh(f"{prefix}guest", attributes)
+    for target in mark.disks:
+        made.append(Fresh(f"{prefix}disk", {"target": target}))
+    return made
+
+
+def metadata(mark: Mark) -> str:
+    """Return a mark as virDomainSetMetadata takes it, with `PREFIX` and `NAMESPACE` beside it."""
+    return to_text(_element(mark, prefixed=False))
 
 
 def put_mark(root: Element, mark: Mark) -> None:
     """Make a domain bear the mark; the metadata of others stays."""
     if mark_of(root) == mark:
         return
-    metadata = root.find("metadata")
-    if metadata is None:
-        metadata = insert(root, Fresh("metadata"))
-    attributes = {f"xmlns:{_PREFIX}": NAMESPACE, "fleet": mark.fleet, "name": mark.name}
-    if mark.digest:
-        attributes["digest"] = mark.digest
-    made = Fresh(f"{_PREFIX}:guest", attributes)
-    for target in mark.disks:
-        made.append(Fresh(f"{_PREFIX}:disk", {"target": target}))
+    holder = root.find("metadata")
+    if holder is None:
+        holder = insert(root, Fresh("metadata"))
+    made = _element(mark, prefixed=True)
     former = _find(root)
     if former is not None:
-        remove(metadata, former)
-    insert(metadata, made, len(metadata))
+        remove(holder, former)
+    insert(holder, made, len(holder))
 
 
 def read_mark(xml: str) -> Mark | None:

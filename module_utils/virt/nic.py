@@ -15,7 +15,7 @@ from typing import TYPE_CHECKING, Any, Mapping
 from ..converge.action import LIVE, NEXT_BOOT
 from .codecs import Pattern, Whole, Words
 from .compound import Tags
-from .fields import Field, Group, Leaf, Selected, Variant
+from .fields import Field, Group, Leaf, Selected, Variant, clear, together
 from .lists import Items, Map
 from .words import COUNT, DEVICE, MAC, ORDER, PATH, PCI, TEXT, UUID, YES, choice
 
@@ -31,8 +31,19 @@ def _variant(kind: str) -> Variant:
 
 
 def _plugged(scope: Element, _value: Any) -> str:
-    """Return live between networks and bridges: the host's end alone is plugged elsewhere."""
-    return LIVE if scope.get("type") in ("network", "bridge") else NEXT_BOOT
+    """Return live between networks and bridges: the host's end alone is plugged elsewhere.
+
+    libvirt (before 10.10) does that for no port of another kind than a plain bridge's.
+    """
+    plain = scope.get("type") in ("network", "bridge") and scope.find("virtualport") is None
+    return LIVE if plain else NEXT_BOOT
+
+
+def _tagged(scope: Element, value: Any) -> str:
+    """Return live for other tags of a port of Open vSwitch; libvirt (9.0) fails to remove them."""
+    port = scope.find("virtualport")
+    switch = port is not None and port.get("type") == "openvswitch"
+    return LIVE if switch and value is not None else NEXT_BOOT
 
 
 def _bandwidth(direction: str) -> Group:
@@ -56,6 +67,16 @@ class _Target(Leaf):
         """Return what is there, None for nothing."""
         found = super().get(scope)
         return None if isinstance(found, str) and _CHOSEN.fullmatch(found) else found
+
+
+@dataclass(frozen=True)
+class _Filter(Leaf):
+    """A filter's name; without one there is nothing that the parameters are of."""
+
+    def clear(self, element: Element, value: Any) -> None:
+        """Take the parameters away with the filter; another one may take the same."""
+        if value is None:
+            clear(element, ("parameter",))
 
 
 FIELDS: tuple[Field, ...] = (
@@ -103,14 +124,14 @@ FIELDS: tuple[Field, ...] = (
         at="virtualport",
     ),
     _Target("target", "target@dev", DEVICE),
-    Leaf("vlan", "vlan", Tags()),
-    Leaf("isolated", "port@isolated", YES),
+    Leaf("vlan", "vlan", Tags(), _tagged),
+    Leaf("isolated", "port@isolated", YES, _plugged),
     Leaf("model", "model@type", Pattern("a NIC model", r"[a-zA-Z0-9_\-]+"), required=True),
     Leaf("driver", "driver@name", Words("a driver", ("vhost", "qemu"))),
     Leaf("queues", "driver@queues", Whole("a number of queues", 1, 256)),
     Leaf("rx_queue_size", "driver@rx_queue_size", COUNT),
     Leaf("tx_queue_size", "driver@tx_queue_size", COUNT),
-    Leaf(
+    _Filter(
         "filter", "filterref@filter", Pattern("a filter's name", r"[a-zA-Z_][a-zA-Z0-9_.\-]*"), LIVE
     ),
     Map(
@@ -133,6 +154,7 @@ FIELDS: tuple[Field, ...] = (
 )
 WITH_PORT = ("network", "bridge", "direct", "hostdev")  # sources that a virtualport is for
 SOURCES = ("network", "bridge", "direct", "hostdev", "user", "ethernet")
+_PORT = (*SOURCES, "mode", "portgroup", "virtualport", "vlan", "isolated")
 
 
 def _name(entry: Mapping[str, Any]) -> str | None:
@@ -145,6 +167,11 @@ def _fresh(entry: Mapping[str, Any], _root: Element) -> Mapping[str, Any]:
     return {"managed": True} if "hostdev" in entry else {"model": "virtio"}
 
 
+def _agree(whens: Mapping[str, str]) -> Mapping[str, str]:
+    """Change where a NIC is plugged in at once with its VLAN, and what else the port is there."""
+    return together(_PORT, whens)
+
+
 NICS = Items(
     "nics",
     "interface",
@@ -152,4 +179,5 @@ NICS = Items(
     name=_name,
     fresh=_fresh,
     attach=lambda _entry: LIVE,
+    agree=_agree,
 )

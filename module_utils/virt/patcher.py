@@ -6,12 +6,12 @@ from __future__ import annotations
 
 from typing import Any, Iterable, Mapping, NamedTuple
 
-from ..converge.action import NEXT_BOOT
+from ..converge.action import NEXT_BOOT, Edit
 from .devices import HOSTDEVS
 from .disk import DISKS
 from .document import Element, Fresh, insert, remove
 from .domain import FIELDS, XML
-from .fields import WHENS, Edit, Edits, patch_fields
+from .fields import WHENS, Edits, patch_fields
 from .identity import LOCAL, mac_for
 from .merge import merge
 from .nic import NICS

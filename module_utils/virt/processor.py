@@ -13,15 +13,32 @@ from dataclasses import dataclass
 from typing import Any, Mapping
 
 from ..converge.action import LIVE
-from .codecs import Pattern, Size, Whole
+from .codecs import Pattern, Refused, Size, Whole
 from .document import Element, remove
-from .fields import Field, Group, Leaf
+from .fields import Field, Group, Leaf, live_if_set
 from .lists import Items, Map
 from .words import CPUS, INDEX, ON, PATH, SIZE, THERE, YES, choice
 
+
+@dataclass(frozen=True)
+class _Quota(Whole):
+    """Microseconds in a period; libvirt takes fewer than a thousand for a mistake."""
+
+    def check(self, value: Any) -> int:
+        """Return the canonical value."""
+        if type(value) is int and value == _NO_LIMIT:
+            return value
+        try:
+            return super().check(value)
+        except Refused as refused:
+            raise Refused(f"{refused.expected}, or {_NO_LIMIT} for no limit") from None
+
+
+_NO_LIMIT = -1
 _POSITIVE = Whole("a whole number", 1, 8192)
 _PERIOD = Whole("microseconds", 1000, 1_000_000)
-_QUOTA = Whole("microseconds, -1 for no limit", -1, 17_592_186_044_415)
+_QUOTA = _Quota("microseconds", 1000, 17_592_186_044_415)
+_SHARES = Whole("a weight (to 10000 where the host has cgroups v2)", 2, 262144)
 _WEIGHT = Whole("a weight", 100, 1000)
 _NUMA_MODE = choice("a mode", "strict preferred interleave restrictive")
 
@@ -167,18 +184,27 @@ FIELDS: tuple[Field, ...] = (
     Group(
         "cpu_tuning",
         (
-            Leaf("shares", "cputune/shares", Whole("a weight", 2, 262144), LIVE),
-            Leaf("period", "cputune/period", _PERIOD, LIVE),
-            Leaf("quota", "cputune/quota", _QUOTA, LIVE),
-            Leaf("global_period", "cputune/global_period", _PERIOD, LIVE),
-            Leaf("global_quota", "cputune/global_quota", _QUOTA, LIVE),
-            Leaf("emulator_period", "cputune/emulator_period", _PERIOD, LIVE),
-            Leaf("emulator_quota", "cputune/emulator_quota", _QUOTA, LIVE),
-            Leaf("iothread_period", "cputune/iothread_period", _PERIOD, LIVE),
-            Leaf("iothread_quota", "cputune/iothread_quota", _QUOTA, LIVE),
-            Map("vcpu_pins", "cputune", "vcpupin", "vcpu", "cpuset", INDEX, CPUS, LIVE),
-            Leaf("emulator_pin", "cputune/emulatorpin@cpuset", CPUS, LIVE),
-            Map("iothread_pins", "cputune", "iothreadpin", "iothread", "cpuset", INDEX, CPUS, LIVE),
+            Leaf("shares", "cputune/shares", _SHARES, live_if_set),
+            Leaf("period", "cputune/period", _PERIOD, live_if_set),
+            Leaf("quota", "cputune/quota", _QUOTA, live_if_set),
+            Leaf("global_period", "cputune/global_period", _PERIOD, live_if_set),
+            Leaf("global_quota", "cputune/global_quota", _QUOTA, live_if_set),
+            Leaf("emulator_period", "cputune/emulator_period", _PERIOD, live_if_set),
+            Leaf("emulator_quota", "cputune/emulator_quota", _QUOTA, live_if_set),
+            Leaf("iothread_period", "cputune/iothread_period", _PERIOD, live_if_set),
+            Leaf("iothread_quota", "cputune/iothread_quota", _QUOTA, live_if_set),
+            Map("vcpu_pins", "cputune", "vcpupin", "vcpu", "cpuset", INDEX, CPUS, live_if_set),
+            Leaf("emulator_pin", "cputune/emulatorpin@cpuset", CPUS, live_if_set),
+            Map(
+                "iothread_pins",
+                "cputune",
+                "iothreadpin",
+                "iothread",
+                "cpuset",
+                INDEX,
+                CPUS,
+                live_if_set,
+            ),
             _OfVcpu("cpus", "vcpu@cpuset", CPUS),
             _OfVcpu(
                 "placement",
@@ -210,6 +236,6 @@ FIELDS: tuple[Field, ...] = (
             Leaf("nodes", "numatune/memory@nodeset", CPUS),
         ),
     ),
-    Leaf("block_weight", "blkiotune/weight", _WEIGHT, LIVE),
+    Leaf("block_weight", "blkiotune/weight", _WEIGHT, live_if_set),
     Leaf("resource_partition", "resource/partition", PATH),
 )

@@ -31,4 +31,9 @@ def read(xml: str) -> dict[str, Any]:
     What libvirt adds by itself (addresses, aliases, controllers, labels) is not in the table and so
     not in the result, and a password is left out. XmlError where it is no domain.
     """
-    return read_fields(domain(xml).root, FIELDS)
+    return read_root(domain(xml).root)
+
+
+def read_root(root: Element) -> dict[str, Any]:
+    """Return what is there in a domain's tree, as `read` does of its text."""
+    return read_fields(root, FIELDS)

@@ -245,6 +245,9 @@ def _driver(entry: Stated, bus: str | None, threads: int | None, where: str) -> 
 
 
 def _throttle(stated: Stated, path: str) -> Iterator[Problem]:
+    """Yield a group of no limits, and a limit of the whole beside that of a part."""
+    if stated.get("group") is not None and not any(map(stated.get, disk.RATES)):
+        yield Problem(f"{path}.group", "the group's limits with it", "none")
     for key in stated:
         if key.startswith("total_") and stated[key] is not None:
             rest = key[len("total") :]
@@ -277,6 +280,9 @@ def nics(stated: Stated, path: str) -> Iterator[Problem]:
             yield Problem(
                 f"{where}.virtualport", "interface_id alone with type: midonet", "another"
             )
+        parameters = _group(entry, "filter_parameters").values()
+        if "filter" in entry and entry["filter"] is None and any(parameters):
+            yield Problem(f"{where}.filter_parameters", "filter with them", "filter: null")
         if entry.get("queues") and entry.get("model") not in (None, "virtio"):
             yield Problem(f"{where}.queues", "model: virtio with it", f"model: {entry['model']}")
 

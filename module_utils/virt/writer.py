@@ -4,10 +4,11 @@
 
 from __future__ import annotations
 
+import re
 from dataclasses import dataclass, field
 from typing import Any, Mapping
 
-from .document import Document, XmlError, illegal
+from .document import Document, Element, Fresh, XmlError, illegal, insert
 from .identity import LOCAL, uuid_for
 from .mark import Mark, put_mark
 from .patcher import patch_root
@@ -15,6 +16,9 @@ from .patcher import patch_root
 _SKELETON = "<domain>\n  <name/>\n  <vcpu placement='static'>1</vcpu>\n</domain>\n"
 _MERGED = ("features", "cpu")  # groups whose defaults hold beside what was stated in them
 _X86 = ("x86_64", "i686")
+# PCI Express has a port for each device: those that a guest shall take while it runs need one too.
+_PCIE = re.compile(r"(?:pc-)?q35(?:-.*)?|virt(?:-[0-9].*)?")
+_PORTS = 14
 
 # What a new guest has where nothing else was stated; a stated null is "none of it".
 DEFAULTS: dict[str, Any] = {
@@ -78,6 +82,14 @@ def complete(stated: Mapping[str, Any], host: Capabilities) -> dict[str, Any]:
     return whole
 
 
+def _ports(root: Element) -> None:
+    devices = root.find("devices")
+    if devices is None:
+        return
+    for _ in range(_PORTS):
+        insert(devices, Fresh("controller", {"type": "pci", "model": "pcie-root-port"}))
+
+
 def write(
     stated: Mapping[str, Any],
     name: str,
@@ -101,6 +113,8 @@ def write(
     kind = root.find("os/type")
     if kind is not None:
         kind.text = "hvm"
+    if _PCIE.fullmatch(str(whole["machine"])):
+        _ports(root)
     if mark is not None:
         put_mark(root, mark)
     if fragment:

@@ -9,11 +9,11 @@ import json
 from pathlib import Path
 
 import pytest
-from ansible.module_utils.converge.action import Change
+from ansible.module_utils.converge.action import Change, Edit
 from ansible.module_utils.virt.check import check
 from ansible.module_utils.virt.document import Document, XmlError
 from ansible.module_utils.virt.domain import FIELDS, KEYS
-from ansible.module_utils.virt.fields import WHENS, Edit, Leaf
+from ansible.module_utils.virt.fields import WHENS, Leaf
 from ansible.module_utils.virt.patcher import patch, when_of
 from ansible.module_utils.virt.reader import read
 from ansible.module_utils.virt.writer import write
@@ -92,6 +92,44 @@ def test_another_image_takes_the_former_ones_chain_and_index_away():
     disk = Document(patch(domain("running"), stated).xml).root.find("devices/disk")
     assert disk.find("backingStore") is None
     assert disk.find("source").attrib == {"file": "/other.qcow2"}
+
+
+@pytest.mark.parametrize(
+    ("throttle", "whens"),
+    [
+        ({"group": None, "total_iops_sec": 5}, {"next_boot"}),
+        ({"group": None, "total_iops_sec": None, "read_bytes_sec": None}, {"live"}),
+        ({"group": "fast", "total_iops_sec": 5}, {"live"}),
+        (None, {"live"}),
+    ],
+)
+def test_a_disk_leaves_a_group_live_with_its_limits_alone(throttle, whens):
+    group = "<group_name>slow</group_name></iotune>"
+    xml = domain("running").replace("</iotune>", group)
+    stated = {"disks": [{"target": "vda", "throttle": throttle}, {"target": "sda"}]}
+    assert {edit.when for edit in patch(xml, stated).changes} == whens
+
+
+@pytest.mark.parametrize(
+    ("before", "after", "when"),
+    [
+        ("passwd='old'", "new", "live"),
+        ("passwd=''", "new", "live"),
+        ("", "new", "next_boot"),
+        ("passwd='old'", None, "next_boot"),
+    ],
+)
+def test_only_a_password_that_is_asked_for_is_changed_live(before, after, when):
+    xml = domain("running").replace("<graphics type='vnc'", f"<graphics type='vnc' {before}")
+    stated = {"graphics": [{"type": "vnc", "password": after}]}
+    assert [edit.when for edit in patch(xml, stated).changes] == [when]
+
+
+def test_a_filter_keeps_the_parameters_of_the_former_one():
+    nics = read(domain("connected"))["nics"]
+    nics[0]["filter"] = "no-spoofing"
+    xml = patch(domain("connected"), {"nics": nics}).xml
+    assert read(xml)["nics"][0]["filter_parameters"] == nics[0]["filter_parameters"]
 
 
 def test_no_password_is_in_a_change():

@@ -15,7 +15,7 @@ from ansible.module_utils.virt.lists import Items
 from ansible.module_utils.virt.mark import Mark, read_mark
 from ansible.module_utils.virt.patcher import patch
 from ansible.module_utils.virt.reader import read
-from ansible.module_utils.virt.writer import write
+from ansible.module_utils.virt.writer import Capabilities, write
 
 BY_KEY = {one.key: one for one in FIELDS}
 SEEDS = range(120)
@@ -162,6 +162,14 @@ def test_elements_stand_where_libvirt_has_them(host):
     assert [child.tag for child in root] == [
         *("name", "uuid", "title", "memory", "vcpu", "os", "features", "cpu", "devices")
     ]
-    assert [child.tag for child in root.find("devices")] == [
+    assert [child.tag for child in root.find("devices") if child.tag != "controller"] == [
         *("emulator", "disk", "serial", "channel", "memballoon", "rng")
     ]
+
+
+@pytest.mark.parametrize(
+    ("machine", "ports"), [("pc-q35-7.2", 14), ("q35", 14), ("virt-7.2", 14), ("pc-i440fx-7.2", 0)]
+)
+def test_a_machine_with_pci_express_has_room_for_what_comes_later(machine, ports):
+    root = Document(write({}, "a", Capabilities(machine))).root
+    assert len(root.findall("devices/controller[@model='pcie-root-port']")) == ports

@@ -1,0 +1,112 @@
+# Copyright (C) 2026 virtfleet contributors
+# SPDX-License-Identifier: GPL-3.0-or-later
+"""libvirt's binding, imported late, and one connection to a hypervisor.
+
+The binding is the distribution's own (python3-libvirt); what only reads and plans does without it.
+"""
+
+from __future__ import annotations
+
+import sys
+import time
+from contextlib import suppress
+from typing import Any, Callable
+
+from ..converge.errors import VirtfleetError
+
+LOCAL_URI = "qemu:///system"
+_TICK = 0.5  # seconds after which a wait looks by itself, should an event be lost
+
+
+class ConnectError(VirtfleetError):
+    """libvirt cannot be used here; ``missing`` is whether there is none at all."""
+
+    def __init__(self, message: str, *, remedy: str | None = None, missing: bool = False) -> None:
+        super().__init__(message, remedy=remedy)
+        self.missing = missing
+
+
+def binding() -> Any:
+    """Return libvirt's Python module, which is made to print nothing by itself."""
+    try:
+        import libvirt
+    except ImportError:
+        raise ConnectError(
+            f"{sys.executable} cannot import libvirt",
+            remedy="install the distribution's python3-libvirt, as the role kvm_host does, and let"
+            " ansible_python_interpreter be the distribution's python3",
+            missing=True,
+        ) from None
+    libvirt.registerErrorHandler(lambda _context, _error: None, None)
+    return libvirt
+
+
+def said(error: Any) -> str:
+    """Return what libvirt says of an error, in one line."""
+    text = str(error.get_error_message() or error)
+    return " ".join(text.split())
+
+
+def attempt(libvirt: Any, work: Callable[..., Any], *arguments: Any) -> str | None:
+    """Do it, and return why that failed, None if it did not."""
+    try:
+        work(*arguments)
+    except libvirt.libvirtError as error:
+        return said(error)
+    except VirtfleetError as error:
+        return str(error)
+    except OSError as error:
+        return f"{error.filename}: {error.strerror or error}"
+    return None
+
+
+class Connection:
+    """One connection, and the events that come over it."""
+
+    def __init__(self, uri: str = LOCAL_URI) -> None:
+        """Open it; ConnectError where that fails."""
+        self.libvirt = binding()
+        self.libvirt.virEventRegisterDefaultImpl()
+        try:
+            self.handle = self.libvirt.open(uri)
+        except self.libvirt.libvirtError as error:
+            codes = (self.libvirt.VIR_ERR_SYSTEM_ERROR, self.libvirt.VIR_ERR_NO_CONNECT)
+            raise ConnectError(
+                f"no connection to {uri} ({said(error)})",
+                remedy="see that libvirt runs there (systemctl status libvirtd or virtqemud) and"
+                " that this user may use it",
+                missing=error.get_error_code() in codes,
+            ) from None
+
+    def close(self) -> None:
+        """End the connection."""
+        with suppress(self.libvirt.libvirtError):
+            self.handle.close()
+
+    def wait(self, done: Callable[[], bool], timeout: float) -> bool:
+        """Wait until ``done``, asked at first and at every event; False if it never was.
+
+        ``done`` may do something of its own now and then: it is asked every half second at least.
+        """
+        libvirt = self.libvirt
+        until = time.monotonic() + timeout
+        events = []
+        for kind in (
+            libvirt.VIR_DOMAIN_EVENT_ID_LIFECYCLE,
+            libvirt.VIR_DOMAIN_EVENT_ID_AGENT_LIFECYCLE,
+        ):
+            # A driver without events is asked by the clock alone.
+            with suppress(libvirt.libvirtError):
+                events.append(self.handle.domainEventRegisterAny(None, kind, lambda *_: None, None))
+        timer = libvirt.virEventAddTimeout(int(_TICK * 1000), lambda *_: None, None)
+        try:
+            while not done():
+                if time.monotonic() >= until:
+                    return False
+                libvirt.virEventRunDefaultImpl()
+            return True
+        finally:
+            libvirt.virEventRemoveTimeout(timer)
+            for event in events:
+                with suppress(libvirt.libvirtError):
+                    self.handle.domainEventDeregisterAny(event)
