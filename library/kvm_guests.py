@@ -70,6 +70,12 @@ options:
       - Paths of kernels are not below it, and nothing is started at boot there.
     type: path
     default: /
+  uri:
+    description:
+      - Where libvirt is asked for its guests, such as V(qemu:///system) or V(qemu+ssh://kvm2/system).
+      - It is not asked at all where nothing concerns it.
+    type: str
+    default: qemu:///system
 attributes:
   check_mode:
     description: Can run in check mode and return what it would do.
@@ -198,6 +204,7 @@ def main() -> None:
             "stop_timeout": {"type": "str", "default": "30s"},
             "force": {"type": "bool", "default": False},
             "root": {"type": "path", "default": "/"},
+            "uri": {"type": "str", "default": "qemu:///system"},
         },
         supports_check_mode=True,
     )

@@ -36,6 +36,17 @@ options:
       building images and for tests.
     type: path
     default: /
+  uri:
+    description: Where libvirt is asked for its guests.
+    type: str
+    default: qemu:///system
+  engines:
+    description: The engines whose guests are looked at. A host without libvirt has none of its
+      guests.
+    type: list
+    elements: str
+    choices: [ioctl, libvirt]
+    default: [ioctl, libvirt]
 attributes:
   check_mode:
     description: Can run in check mode and return what it would do.
@@ -144,6 +155,13 @@ def main() -> None:
             "status": {"type": "bool", "default": False},
             "host": {"type": "str"},
             "root": {"type": "path", "default": "/"},
+            "uri": {"type": "str", "default": "qemu:///system"},
+            "engines": {
+                "type": "list",
+                "elements": "str",
+                "choices": ["ioctl", "libvirt"],
+                "default": ["ioctl", "libvirt"],
+            },
         },
         supports_check_mode=True,
     )

@@ -4,8 +4,8 @@
 
 `run` is what ansible-playbook needs, `lab` adds what raises the lab, `test`
 adds the linters and pytest, `bench` adds what this project is measured against. Python packages go
-into .venv, by the ranges in pyproject.toml; Debian packages are installed when something is
-missing, and only then. Run again, it only compares.
+into .venv, by the ranges in pyproject.toml, but what is only measured goes into build/peers; Debian
+packages are installed when something is missing, and only then. Run again, it only compares.
 """
 
 from __future__ import annotations
@@ -18,9 +18,13 @@ import os
 import shutil
 import subprocess
 import sys
+import sysconfig
+import tempfile
+import zipfile
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
+from typing import Any
 
 OLDEST_PYTHON = (3, 11)
 REPOSITORY = Path(__file__).resolve().parents[1]
@@ -28,15 +32,18 @@ VENV = REPOSITORY / ".venv"
 GROUPS: dict[str, list[str]] = {
     "run": [],
     "lab": [],
-    "test": ["test", "lint"],
-    "bench": ["test", "lint"],
+    "test": ["test", "lint", "libvirt"],
+    "bench": ["test", "lint", "libvirt"],
 }
+PEERS = REPOSITORY / "build" / "peers"
+# What is taken out of the packages that this project is measured against: one holds a hundred
+# collections, of which one is measured.
+_PEER_PARTS = ("ansible_collections/community/libvirt/", "lxml/")
 # A command or a file, and the Debian packages that bring it. What stays missing is skipped by the
 # tests, with the reason.
 _LAB = {
     "mmdebstrap": ["mmdebstrap"],
     "/usr/share/keyrings/debian-archive-keyring.gpg": ["debian-archive-keyring"],
-    "qemu-system-x86_64": ["qemu-system-x86"],
     "qemu-img": ["qemu-utils"],
     "mke2fs": ["e2fsprogs"],
     "ssh": ["openssh-client"],
@@ -47,10 +54,14 @@ _TEST = {
     "as": ["binutils"],
     "/usr/include/linux/kvm.h": ["linux-libc-dev"],
     "virt-host-validate": ["libvirt-clients"],
+    "/usr/include/libvirt/libvirt.h": ["libvirt-dev"],
+    "pkg-config": ["pkg-config"],
+    "gcc": ["gcc", "libc6-dev"],
+    f"{sysconfig.get_path('include')}/Python.h": ["python3-dev"],
     "systemd-analyze": ["systemd"],
 }
 _BENCH = {
-    "gcc": ["gcc", "libc6-dev"],
+    "qemu-system-x86_64": ["qemu-system-x86"],
     "ip": ["iproute2"],
     "unshare": ["util-linux"],
 }
@@ -130,16 +141,26 @@ def install_packages(packages: list[str]) -> None:
     run(*prefix, "apt-get", "-qq", "install", "--yes", "--no-install-recommends", *packages)
 
 
-def requirements(level: str) -> list[str]:
-    """Return the requirements of the level, as pyproject.toml states them."""
+def project() -> dict[str, Any]:
+    """Return what pyproject.toml says."""
     import tomllib  # an older Python gets a sentence from main(), not a traceback
 
     with (REPOSITORY / "pyproject.toml").open("rb") as file:
-        project = tomllib.load(file)
-    found: list[str] = list(project["project"]["dependencies"])
+        return tomllib.load(file)
+
+
+def requirements(level: str) -> list[str]:
+    """Return the requirements of the level, as pyproject.toml states them."""
+    said = project()
+    found: list[str] = list(said["project"]["dependencies"])
     for group in GROUPS[level]:
-        found += project["dependency-groups"][group]
+        found += said["dependency-groups"][group]
     return found
+
+
+def is_built(requirement: str) -> bool:
+    """Tell whether a package is compiled when it is installed: what that needs may be missing."""
+    return requirement.startswith("libvirt-python")
 
 
 def fingerprint(wanted: list[str]) -> str:
@@ -176,9 +197,33 @@ def install(level: str) -> None:
     wanted = requirements(level)
     say(f"installing {len(wanted)} Python packages and what they need into {VENV.name}")
     pip = [str(VENV / "bin" / "python"), "-m", "pip", "--disable-pip-version-check"]
-    run(*pip, "install", "--quiet", "--no-input", *wanted)
+    run(*pip, "install", "--quiet", "--no-input", *(name for name in wanted if not is_built(name)))
+    for name in filter(is_built, wanted):
+        try:
+            run(*pip, "install", "--quiet", "--no-input", name)
+        except PrepareError as error:
+            say(f"{error}; what needs it is skipped")
     stamp("run").write_text(fingerprint(requirements("run")))
     stamp(level).write_text(fingerprint(wanted))
+
+
+def install_peers() -> None:
+    """Unpack what this project is measured against, away from what it runs with."""
+    wanted: list[str] = project()["dependency-groups"]["peers"]
+    ready = PEERS / "ready"
+    if ready.is_file() and ready.read_text() == fingerprint(wanted):
+        return
+    say(f"unpacking {len(wanted)} Python packages to measure against into build/{PEERS.name}")
+    shutil.rmtree(PEERS, ignore_errors=True)
+    pip = [str(VENV / "bin" / "python"), "-m", "pip", "--disable-pip-version-check", "download"]
+    options = ["--quiet", "--no-input", "--no-deps", "--only-binary=:all:"]
+    with tempfile.TemporaryDirectory() as scratch:
+        run(*pip, *options, "--dest", scratch, *wanted)
+        for wheel in Path(scratch).glob("*.whl"):
+            with zipfile.ZipFile(wheel) as archive:
+                parts = [name for name in archive.namelist() if name.startswith(_PEER_PARTS)]
+                archive.extractall(PEERS, parts)
+    ready.write_text(fingerprint(wanted))
 
 
 def prepare(level: str) -> None:
@@ -193,6 +238,11 @@ def prepare(level: str) -> None:
         say(f"{error}; what needs them is skipped")
     if not is_installed(level):
         install(level)
+    if level == "bench":
+        try:
+            install_peers()
+        except PrepareError as error:
+            say(f"{error}; what needs it is skipped")
 
 
 @contextmanager

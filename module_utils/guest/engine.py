@@ -3,24 +3,29 @@
 """What every engine offers, and the shape in which it shows guests and its host.
 
 An engine reads (`observe`), says what could not work (`preflight`) and carries out what was planned
-(`apply`). It plans nothing and compares nothing: that is done once, in plan.py, for all of them.
+(`apply`). It plans nothing: that is done once, in plan.py, for all of them. What its guests are
+made of is its `Dialect`, which is pure: it checks input and finds differences.
 """
 
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any, ContextManager, Mapping, Protocol, Sequence
+from typing import TYPE_CHECKING, Any, Collection, Mapping, Protocol, Sequence
 
 if TYPE_CHECKING:
-    from ..converge.action import Action
+    from ..converge.action import Action, Change, Edit
     from ..converge.errors import Problem
-    from .spec import Limits
+    from .spec import Declared
 
 RUNNING = "running"
 STOPPED = "stopped"
+PAUSED = "paused"
+SAVED = "saved"  # stopped, with its memory kept
 FAILED = "failed"  # it ended by itself, and not well
 
-# The keys that a running guest keeps until it is started anew.
+ACTIVE = (RUNNING, PAUSED)
+
+# The keys that a running guest of the helper keeps until it is started anew.
 BOOT_KEYS = ("memory", "vcpus", "kernel", "initrd", "cmdline")
 
 
@@ -31,6 +36,8 @@ class Observed:
     ``spec`` is its definition, None where a process of that name runs without one. ``machine`` is
     what the next start boots and ``booted`` what the running guest was started with, both by
     `BOOT_KEYS` with the kernel as a file. ``problem`` says why what lies there must not be touched.
+    ``owned`` is whether this toolkit made it or took it over, ``files`` are disks that go with it
+    if that is asked for, and ``detail`` is what only its engine reads.
     """
 
     name: str
@@ -48,6 +55,11 @@ class Observed:
     exit: dict[str, Any] | None = None
     problem: str | None = None
     remedy: str | None = None
+    owned: bool = True
+    restart_required: bool = False
+    addresses: tuple[str, ...] = ()
+    files: tuple[str, ...] = ()
+    detail: Any = None
 
 
 @dataclass(frozen=True)
@@ -56,13 +68,25 @@ class Host:
 
     ``name`` is its inventory name, ``kernel`` the file of the kernel that it runs itself,
     ``helper`` the digest of the installed helper (None: there is none), ``supervised`` whether
-    something there starts guests at boot.
+    something there starts the helper's guests at boot.
     """
 
     name: str
     kernel: str
     helper: str | None = None
     supervised: bool = False
+
+
+@dataclass(frozen=True)
+class Differences:
+    """What differs between what was stated and a guest that is there.
+
+    ``edits`` are to be made. ``restart`` is what a running guest has not taken over even then, and
+    takes over by being started anew.
+    """
+
+    edits: tuple[Edit, ...] = ()
+    restart: tuple[Change, ...] = ()
 
 
 @dataclass(frozen=True)
@@ -73,6 +97,49 @@ class Failure:
     message: str
 
 
+class Dialect(Protocol):
+    """How the guests of one engine are declared on one host. Pure."""
+
+    @property
+    def engine(self) -> str:
+        """The engine's name."""
+
+    @property
+    def states(self) -> Sequence[str]:
+        """The states that can be asked for."""
+
+    @property
+    def keys(self) -> Sequence[str]:
+        """Every key that an entry may have."""
+
+    @property
+    def autostarts(self) -> bool:
+        """Whether something there starts guests when the host boots."""
+
+    def read(
+        self,
+        entry: Mapping[Any, Any],
+        path: str,
+        problems: list[Problem],
+        *,
+        new: bool,
+        removed: bool,
+    ) -> dict[str, Any]:
+        """Return the engine's own keys of an entry in canonical form, and add its problems.
+
+        ``new`` is a guest that is not there yet, ``removed`` one that shall go.
+        """
+
+    def complete(self, stated: Mapping[str, Any], seen: Observed | None) -> dict[str, Any]:
+        """Return the whole spec for `Engine.apply`: of a new guest, or of the one that is there."""
+
+    def masked(self, spec: Mapping[str, Any]) -> dict[str, Any]:
+        """Return a spec as it may be shown."""
+
+    def differences(self, stated: Mapping[str, Any], seen: Observed) -> Differences:
+        """Return what differs from a guest that is there."""
+
+
 class Engine(Protocol):
     """One way to run guests on a host."""
 
@@ -81,11 +148,17 @@ class Engine(Protocol):
     def host(self, name: str) -> Host:
         """Return the facts of this host, under its inventory name."""
 
-    def limits(self) -> Limits:
-        """Return what this host allows a guest to have."""
+    def dialect(self) -> Dialect:
+        """Return how guests are declared on this host."""
 
-    def observe(self) -> dict[str, Observed]:
-        """Return every guest of this engine on this host, by name; reads only."""
+    def observe(self, names: Collection[str] | None = None) -> dict[str, Observed]:
+        """Return the guests of this engine on this host by name; reads only.
+
+        All of them, or at least those of the names.
+        """
+
+    def capabilities(self) -> dict[str, Any]:
+        """Return what the engine can do here, as plain values."""
 
     def console(self, name: str, limit: int) -> bytes:
         """Return the last ``limit`` bytes of a guest's console at most; written by the guest."""
@@ -103,10 +176,10 @@ class Engine(Protocol):
         """
 
     def unfinished(self) -> bool:
-        """Return whether an interrupted run left something that `session` clears away."""
+        """Return whether an interrupted run left something that `sweep` clears away."""
 
-    def session(self) -> ContextManager[None]:
-        """Hold this host against other runs, and clear away what an interrupted one left."""
+    def sweep(self) -> None:
+        """Clear away what an interrupted run left; the host is held against other runs."""
 
     def apply(
         self, actions: Sequence[Action], specs: Mapping[str, Mapping[str, Any]]
@@ -115,3 +188,9 @@ class Engine(Protocol):
 
         ``specs`` holds, by name, the whole spec of each guest that is created, updated or started.
         """
+
+    def close(self) -> None:
+        """Let go of what was opened."""
+
+    def settle(self, guests: Sequence[Declared]) -> Mapping[str, str]:
+        """Wait for what is asked of the guests; return the reason for each that is not there."""

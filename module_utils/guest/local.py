@@ -1,21 +1,23 @@
 # Copyright (C) 2026 virtfleet contributors
 # SPDX-License-Identifier: GPL-3.0-or-later
-"""The guests of this very host: puts its engine together, and gives modules their values."""
+"""The guests of this very host: puts its engines together, and gives modules their values."""
 
 from __future__ import annotations
 
 import os
-from typing import TYPE_CHECKING, Any, Collection, Mapping
+from typing import TYPE_CHECKING, Any, Collection, Mapping, Sequence
 
 from ..converge.errors import InputError, Problem, VirtfleetError, shown
 from ..kvm.layout import Layout
 from ..units import UnitError, parse_duration
+from .engines import Engines
 from .ioctl.detached import Detached
 from .ioctl.engine import IoctlEngine, Supervisor
 from .ioctl.supervised import Run, Supervised, is_booted
 from .report import console_lines, describe
 from .run import Wish
 from .run import run as converge
+from .spec import ABSENT, DEFAULT_ENGINE
 
 if TYPE_CHECKING:
     from .engine import Engine
@@ -24,7 +26,7 @@ _LINE = 1024  # bytes that a line of a console may take in the mean
 _DEFAULT_STOP_TIMEOUT = 30.0
 
 
-def local_engine(
+def ioctl_engine(
     root: str,
     run: Run,
     *,
@@ -32,10 +34,23 @@ def local_engine(
     stop_timeout: float = _DEFAULT_STOP_TIMEOUT,
     force: bool = False,
 ) -> IoctlEngine:
-    """Return the engine for the places below ``root``; ``run`` runs commands for it."""
+    """Return the helper's engine for the places below ``root``; ``run`` runs commands for it."""
     layout = Layout(root)
     supervisor: Supervisor = Supervised(layout, run) if is_booted(root) else Detached(layout)
     return IoctlEngine(layout, supervisor, fleet=fleet, stop_timeout=stop_timeout, force=force)
+
+
+def _concerns_libvirt(guests: Sequence[Any], *, prune: bool) -> bool:
+    """Return whether a call may concern libvirt's guests: without need it is not even asked."""
+    mappings = [guest for guest in guests if isinstance(guest, Mapping)]
+    return prune or any(guest.get("engine", DEFAULT_ENGINE) == "libvirt" for guest in mappings)
+
+
+def _needs_libvirt(guests: Sequence[Any]) -> bool:
+    """Return whether guests of libvirt shall be there: where none shall, it may be missing."""
+    mappings = [guest for guest in guests if isinstance(guest, Mapping)]
+    there = [guest for guest in mappings if guest.get("state") != ABSENT]
+    return any(guest.get("engine", DEFAULT_ENGINE) == "libvirt" for guest in there)
 
 
 def _host_name(options: Mapping[str, Any]) -> str:
@@ -64,37 +79,59 @@ def _expected(digests: Mapping[Any, Any]) -> dict[str, str]:
 
 def converge_guests(options: Mapping[str, Any], run: Run, check_mode: bool) -> dict[str, Any]:
     """Carry out the module kvm_guests with its options; see `run.run` for what it raises."""
-    engine = local_engine(
-        options["root"],
-        run,
-        fleet=options["fleet"],
-        stop_timeout=_duration("stop_timeout", options["stop_timeout"]),
-        force=options["force"],
-    )
+    ways: dict[str, Any] = {
+        "fleet": options["fleet"],
+        "stop_timeout": _duration("stop_timeout", options["stop_timeout"]),
+        "force": options["force"],
+    }
+    ioctl = ioctl_engine(options["root"], run, **ways)
+    engines: list[Engine] = [ioctl]
+    if _concerns_libvirt(options["guests"], prune=options["prune"]):
+        from .libvirt.engine import LibvirtEngine  # what only its guests should pay
+
+        optional = check_mode or not _needs_libvirt(options["guests"])
+        engines.append(LibvirtEngine(options["uri"], optional=optional, **ways))
     wish = Wish(
         guests=options["guests"],
-        host=_host_name(options),
         fleet=options["fleet"],
         prune=options["prune"],
         expect=_expected(options["expect"]),
     )
+    host = ioctl.host(_host_name(options))
+    together = Engines(engines, ioctl.layout)
     try:
-        return converge(engine, wish, check_mode=check_mode)
+        return converge(together, wish, host, check_mode=check_mode)
     except OSError as error:
         raise _failure(error) from error
+    finally:
+        together.close()
 
 
 def look_at_guests(options: Mapping[str, Any], run: Run) -> dict[str, Any]:
     """Carry out the module kvm_guests_info with its options; VirtfleetError if that fails."""
-    engine = local_engine(options["root"], run)
+    engines: list[Engine] = []
+    if "ioctl" in options["engines"]:
+        engines.append(ioctl_engine(options["root"], run))
+    if "libvirt" in options["engines"]:
+        from .libvirt.engine import LibvirtEngine
+
+        engines.append(LibvirtEngine(options["uri"], optional=True))
     lines = max(0, options["console_lines"])
     try:
+        found = [
+            guest
+            for engine in engines
+            for guest in guests_info(engine, options["names"], lines, status=options["status"])
+        ]
         return {
-            "guests": guests_info(engine, options["names"], lines, status=options["status"]),
-            "capabilities": capabilities(engine, _host_name(options)),
+            "guests": sorted(found, key=lambda guest: str(guest["name"])),
+            "capabilities": {engine.name: engine.capabilities() for engine in engines},
         }
     except OSError as error:
         raise _failure(error) from error
+    finally:
+        for engine in engines:
+            engine.close()
 
 
 def _failure(error: OSError) -> VirtfleetError:
@@ -116,17 +153,3 @@ def guests_info(
             guest["status"] = engine.status(name) if seen.state == "running" else None
         found.append(guest)
     return found
-
-
-def capabilities(engine: Engine, host_name: str) -> dict[str, Any]:
-    """Return what the engine can do here, as plain values."""
-    limits, host = engine.limits(), engine.host(host_name)
-    return {
-        engine.name: {
-            "memory": limits.memory,
-            "vcpus": limits.vcpus,
-            "kernels": list(limits.programs),
-            "helper": host.helper,
-            "supervised": host.supervised,
-        }
-    }

@@ -9,16 +9,21 @@ and started then.
 from __future__ import annotations
 
 from dataclasses import dataclass, field
-from typing import Any, Iterable, Mapping, Sequence
+from typing import TYPE_CHECKING, Any, Iterable, Mapping, Sequence
 
-from ..converge.action import LIVE, NEXT_BOOT, NOW, Action, Blocked, Change, Pending, Plan
-from ..converge.compare import compare, leaves
-from .engine import BOOT_KEYS, FAILED, RUNNING, STOPPED, Host, Observed
-from .spec import ABSENT, RESTARTED, Declared, complete
-from .spec import RUNNING as WANT_RUNNING
+from ..converge.action import LIVE, NEXT_BOOT, NOW, REPLACE, Action, Blocked, Change, Pending, Plan
+from ..converge.compare import leaves
+from .engine import ACTIVE, FAILED, PAUSED, RUNNING, SAVED, STOPPED, Host, Observed
+from .spec import ABSENT, KEPT, PRESENT, RESTARTED, Declared
+from .spec import PAUSED as WANT_PAUSED
+from .spec import SAVED as WANT_SAVED
 from .spec import STOPPED as WANT_STOPPED
 
-FIRST, SECOND = 1, 2
+if TYPE_CHECKING:
+    from ..converge.action import Edit
+    from .engine import Dialect
+
+FIRST, SECOND, THIRD = 1, 2, 3
 
 RESTART_REQUIRED = "restart_required"
 OLDER_HELPER = "older_helper"
@@ -33,18 +38,6 @@ class Planned:
     specs: dict[str, dict[str, Any]] = field(default_factory=dict)
 
 
-def machine(spec: Mapping[str, Any], host: Host) -> dict[str, Any]:
-    """Return what a spec boots on this host: `BOOT_KEYS`, the kernel as the file that is meant."""
-    found = {key: spec.get(key) for key in BOOT_KEYS}
-    if found["kernel"] == "host":
-        found["kernel"] = host.kernel
-    return found
-
-
-def _top(change: Change) -> str:
-    return change.path.partition(".")[0]
-
-
 def _differs(changes: Iterable[Change]) -> str:
     """Return the reason for an update in words: "memory and vcpus differ"."""
     names = [change.path for change in changes]
@@ -53,24 +46,22 @@ def _differs(changes: Iterable[Change]) -> str:
     return f"{', '.join(names[:-1])} and {names[-1]} differ"
 
 
-def changes_of(guest: Declared, seen: Observed, host: Host) -> list[Change]:
-    """Return what differs between what was stated and the guest's definition.
+def _plain(edits: Iterable[Edit]) -> list[Change]:
+    return [Change(edit.path, edit.before, edit.after) for edit in edits]
 
-    A spec that says ``kernel: host`` follows the host's kernel to another file.
-    """
-    changes = compare(guest.stated, seen.spec)
-    after = machine(complete(guest.stated, seen.spec), host)["kernel"]
-    before = (seen.machine or {}).get("kernel", after)
-    if before != after and "kernel" not in {change.path for change in changes}:
-        changes.append(Change("kernel", before, after))
-    return changes
+
+def _kept(guest: Declared, seen: Observed | None, key: str) -> Any:
+    """Return what the guest will have for a key of every guest."""
+    stored = ((None if seen is None else seen.spec) or {}).get(key, KEPT[key])
+    return guest.stated.get(key, stored)
 
 
 class _Planner:
     """Plans guest by guest; what it collects becomes one plan."""
 
-    def __init__(self, host: Host, fleet: str) -> None:
+    def __init__(self, host: Host, dialects: Mapping[str, Dialect], fleet: str) -> None:
         self.host = host
+        self.dialects = dialects
         self.fleet = fleet
         self.actions: list[Action] = []
         self.pending: list[Pending] = []
@@ -118,21 +109,31 @@ class _Planner:
         """Plan a stop."""
         self.act(FIRST, name, "stop", reason, [Change("state", RUNNING, STOPPED)])
 
-    def start(self, name: str, reason: str, before: str | None) -> None:
+    def start(
+        self, guest: Declared, reason: str, before: str | None, *, step: int = SECOND
+    ) -> None:
         """Plan a start."""
-        self.act(SECOND, name, "start", reason, [Change("state", before, RUNNING)])
+        after = PAUSED if guest.state == WANT_PAUSED else RUNNING
+        self.act(step, guest.name, "start", reason, [Change("state", before, after)])
+
+    def lines(self, engine: str, spec: Mapping[str, Any]) -> list[tuple[str, Any]]:
+        """Return the values of a spec as they may be shown."""
+        dialect = self.dialects.get(engine)
+        shown = spec if dialect is None else dialect.masked(spec)
+        return [(path, value) for path, value in leaves(shown) if path != "name"]
 
     def create(self, guest: Declared) -> None:
         """Plan a guest that is not there."""
-        spec = complete(guest.stated)
-        changes = [Change(path, None, value) for path, value in leaves(spec) if path != "name"]
+        engine = str(guest.engine)
+        spec = self.dialects[engine].complete(guest.stated, None)
+        changes = [Change(path, None, value) for path, value in self.lines(engine, spec)]
         self.specs[guest.name] = spec
         self.act(FIRST, guest.name, "create", "it is not there", changes)
-        if guest.state in (WANT_RUNNING, RESTARTED):
-            self.start(guest.name, f"declared {guest.state}", None)
+        if guest.state not in (PRESENT, WANT_STOPPED, WANT_SAVED):
+            self.start(guest, f"declared {guest.state}", None)
 
-    def remove(self, seen: Observed, reason: str, protected: bool) -> None:
-        """Plan the removal of a guest that is there."""
+    def remove(self, seen: Observed, reason: str, protected: bool, files: bool = False) -> None:
+        """Plan the removal of a guest that is there, with its own ``files`` if asked for."""
         if protected:
             self.block(
                 seen.name,
@@ -140,41 +141,39 @@ class _Planner:
                 "state protected: false for it, if it shall really go",
             )
             return
-        if seen.state == RUNNING:
+        if seen.state in ACTIVE:
             self.stop(seen.name, reason)
         if seen.spec is not None:
-            changes = [Change(path, old, None) for path, old in leaves(seen.spec) if path != "name"]
+            changes = [Change(path, old, None) for path, old in self.lines(seen.engine, seen.spec)]
+            if files and seen.files:
+                changes.append(Change("files", list(seen.files), None))
             self.act(SECOND, seen.name, "delete", reason, changes, destructive=True)
 
-    def update(self, guest: Declared, seen: Observed, stops: bool, restarts: bool) -> None:
-        """Plan what differs in a guest's definition, apart for what can be done live."""
-        changes = changes_of(guest, seen, self.host)
-        if not changes:
+    def update(self, guest: Declared, seen: Observed, edits: Sequence[Edit], ends: bool) -> None:
+        """Plan what differs in a guest's definition, apart for what can be done live.
+
+        ``ends`` is whether the guest will not go on as it runs now.
+        """
+        stops = ends and guest.state == WANT_STOPPED
+        if not edits:
             return
-        if seen.state != RUNNING or stops:
+        if seen.state not in (*ACTIVE, SAVED) or stops:
             step = SECOND if stops else FIRST
-            self.act(step, guest.name, "update", _differs(changes), changes)
+            self.act(step, guest.name, "update", _differs(edits), _plain(edits))
             return
-        later = [change for change in changes if _top(change) in BOOT_KEYS]
-        at_once = [change for change in changes if _top(change) not in BOOT_KEYS]
+        at_once = [edit for edit in edits if edit.when == LIVE and seen.state in ACTIVE]
+        later = [edit for edit in edits if edit not in at_once]
         if at_once:
-            self.act(FIRST, guest.name, "update", _differs(at_once), at_once, when=LIVE)
+            self.act(FIRST, guest.name, "update", _differs(at_once), _plain(at_once), when=LIVE)
         if later:
             reason = _differs(later)
-            if not restarts:
+            if not ends:
                 reason += ", which takes effect when it is started anew"
-            self.act(FIRST, guest.name, "update", reason, later, when=NEXT_BOOT)
+            self.act(FIRST, guest.name, "update", reason, _plain(later), when=NEXT_BOOT)
 
-    def activated(self, guest: Declared, seen: Observed) -> list[Change]:
-        """Return what a running guest would take over by being started anew."""
-        if seen.booted is None:
-            return []
-        return compare(machine(complete(guest.stated, seen.spec), self.host), seen.booted)
-
-    def outstanding(self, guest: Declared, seen: Observed) -> None:
+    def outstanding(self, guest: Declared, seen: Observed, changes: Sequence[Change]) -> None:
         """Tell what a guest that goes on running has not taken over yet."""
         name = guest.name
-        changes = self.activated(guest, seen)
         if changes:
             reason = f"it runs with an older definition: {_differs(changes)}"
             self.wait(name, RESTART_REQUIRED, reason, "ask for state: restarted", changes)
@@ -187,27 +186,74 @@ class _Planner:
                 [Change("helper", seen.helper, self.host.helper)],
             )
 
+    def renew(self, guest: Declared, seen: Observed, edits: Sequence[Edit]) -> None:
+        """Plan a guest whose nature differs: it can only be made anew, if that is asked for."""
+        nature = [edit for edit in edits if edit.when == REPLACE]
+        reason = f"{_differs(nature)}, which only a new guest can have"
+        if _kept(guest, seen, "protected"):
+            self.block(guest.name, f"{reason}, and it is protected", "state protected: false")
+            return
+        if not guest.asked.get("replace"):
+            self.block(guest.name, reason, "state replace: true; its disks are kept")
+            return
+        if seen.state in ACTIVE:
+            self.stop(guest.name, reason)
+        self.specs[guest.name] = self.dialects[seen.engine].complete(
+            {**(seen.spec or {}), **guest.stated}, None
+        )
+        self.act(SECOND, guest.name, "replace", reason, _plain(edits), destructive=True)
+        wanted = guest.state not in (PRESENT, WANT_STOPPED, WANT_SAVED)
+        if wanted or (guest.state == PRESENT and seen.state in ACTIVE):
+            self.start(guest, "it was made anew", seen.state, step=THIRD)
+
     def settle(self, guest: Declared, seen: Observed) -> None:
         """Plan a guest that is there and shall be."""
-        self.specs[guest.name] = complete(guest.stated, seen.spec)
-        running = seen.state == RUNNING
-        stops = running and guest.state == WANT_STOPPED
-        restarts = running and guest.state == RESTARTED
+        dialect = self.dialects[seen.engine]
+        found = dialect.differences(guest.stated, seen)
+        if not seen.owned:
+            self.act(FIRST, guest.name, "adopt", "it is not ours yet, and that is asked for")
+        if any(edit.when == REPLACE for edit in found.edits):
+            self.renew(guest, seen, found.edits)
+            return
+        self.specs[guest.name] = dialect.complete(guest.stated, seen)
+        active = seen.state in ACTIVE
+        stops = active and guest.state == WANT_STOPPED
+        restarts = active and guest.state == RESTARTED
         if stops:
             self.stop(guest.name, "declared stopped")
-        self.update(guest, seen, stops, restarts)
+        self.update(guest, seen, found.edits, stops or restarts)
         if restarts:
-            changes = self.activated(guest, seen)
-            self.act(SECOND, guest.name, "restart", "a restart was asked for", changes)
-        elif not running and guest.state in (WANT_RUNNING, RESTARTED):
-            self.start(guest.name, _why_start(guest, seen), seen.state)
-        elif running and not stops:
-            self.outstanding(guest, seen)
+            self.act(SECOND, guest.name, "restart", "a restart was asked for", found.restart)
+        elif active and guest.state == WANT_SAVED:
+            change = Change("state", seen.state, SAVED)
+            self.act(SECOND, guest.name, "save", "declared saved", [change])
+        elif not stops:
+            self.run(guest, seen)
+            if active:
+                self.outstanding(guest, seen, found.restart)
+
+    def run(self, guest: Declared, seen: Observed) -> None:
+        """Plan that a guest runs, or stands still, as it was declared."""
+        if guest.state in (PRESENT, WANT_STOPPED, WANT_SAVED):
+            return
+        wanted = PAUSED if guest.state == WANT_PAUSED else RUNNING
+        if seen.state not in ACTIVE:
+            self.start(guest, _why_start(guest, seen), seen.state)
+        elif seen.state != wanted:
+            kind = "pause" if wanted == PAUSED else "resume"
+            change = Change("state", seen.state, wanted)
+            self.act(SECOND, guest.name, kind, f"declared {guest.state}", [change])
 
     def refused(self, guest: Declared, seen: Observed, expect: Mapping[str, str]) -> bool:
         """Return whether the guest must not be touched, and say why."""
         name = guest.name
-        if seen.problem is not None:
+        if guest.engine not in (None, seen.engine):
+            self.block(
+                name,
+                f"it is a guest of the engine {seen.engine}, declared for {guest.engine}",
+                "state the engine that it has, or remove it first",
+            )
+        elif seen.problem is not None:
             self.block(name, seen.problem, seen.remedy or "look at it and move it away")
         elif seen.spec is None and guest.state != ABSENT:
             self.block(
@@ -215,7 +261,13 @@ class _Planner:
                 "a process of that name runs without a definition",
                 "ask for state: absent, which stops it, and declare it again",
             )
-        elif seen.spec is not None and seen.fleet != self.fleet:
+        elif not seen.owned and not (guest.asked.get("adopt") and guest.state != ABSENT):
+            self.block(
+                name,
+                "it was not made by this toolkit",
+                "state adopt: true to take it over as it is, or choose another name",
+            )
+        elif seen.owned and seen.spec is not None and seen.fleet != self.fleet:
             self.block(
                 name,
                 f"it belongs to the fleet {seen.fleet!r}, this is {self.fleet!r}",
@@ -244,13 +296,14 @@ class _Planner:
         elif self.refused(guest, seen, expect):
             return
         elif guest.state == ABSENT:
-            stored = (seen.spec or {}).get("protected", False)
-            self.remove(seen, "declared absent", guest.stated.get("protected", stored))
+            files = bool(guest.asked.get("remove_disks"))
+            protected = bool(_kept(guest, seen, "protected"))
+            self.remove(seen, "declared absent", protected, files)
             return
         else:
             self.settle(guest, seen)
-        autostart = complete(guest.stated, seen.spec if seen else None)["autostart"]
-        if autostart and not self.host.supervised:
+        dialect = self.dialects[str(seen.engine if seen else guest.engine)]
+        if _kept(guest, seen, "autostart") and not dialect.autostarts:
             self.wait(
                 guest.name,
                 NOT_AUTOSTARTED,
@@ -269,6 +322,7 @@ def plan(
     declared: Sequence[Declared],
     observed: Mapping[str, Observed],
     host: Host,
+    dialects: Mapping[str, Dialect],
     *,
     fleet: str = "local",
     prune: bool = False,
@@ -280,15 +334,16 @@ def plan(
     digest that a guest had when it was planned elsewhere (empty: it was not there); one that has
     another by now is blocked.
     """
-    planner = _Planner(host, fleet)
+    planner = _Planner(host, dialects, fleet)
     for guest in declared:
         planner.guest(guest, observed.get(guest.name), expect or {})
     if prune:
         names = {guest.name for guest in declared}
         for name, seen in observed.items():
-            ours = seen.problem is None and seen.spec is not None and seen.fleet == fleet
-            if ours and name not in names:
-                protected = bool((seen.spec or {}).get("protected", False))
+            if seen.problem is not None or seen.spec is None or not seen.owned:
+                continue
+            if seen.fleet == fleet and name not in names:
+                protected = bool(seen.spec.get("protected", False))
                 planner.remove(seen, "it is not declared", protected)
     acted = {action.name for action in planner.actions}
     specs = {name: spec for name, spec in planner.specs.items() if name in acted}

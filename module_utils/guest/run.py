@@ -19,7 +19,8 @@ from .report import describe
 
 if TYPE_CHECKING:
     from ..converge.action import Action
-    from .engine import Engine, Failure, Host, Observed
+    from .engine import Failure, Host, Observed
+    from .engines import Engines
     from .spec import Declared
 
 
@@ -28,7 +29,6 @@ class Wish:
     """What a run is asked for; see the options of the module kvm_guests."""
 
     guests: Sequence[object]
-    host: str
     fleet: str = "local"
     prune: bool = False
     expect: Mapping[str, str] = field(default_factory=dict)
@@ -47,12 +47,27 @@ class _Round:
     planned: Planned
 
 
-def _plan(engine: Engine, wish: Wish, host: Host, *, check_mode: bool) -> _Round:
+def _names(guests: Sequence[object]) -> list[str]:
+    """Return the names that a list speaks of, before it is read."""
+    names = (guest.get("name") for guest in guests if isinstance(guest, Mapping))
+    return [name for name in names if isinstance(name, str)]
+
+
+def _plan(engines: Engines, wish: Wish, host: Host, *, check_mode: bool) -> _Round:
     """Read, desire and plan; InputError with all that is wrong or could not work."""
-    observed = engine.observe()
-    declared = spec.read(wish.guests, engine.limits(), existing=_defined(observed))
-    planned = plan(declared, observed, host, fleet=wish.fleet, prune=wish.prune, expect=wish.expect)
-    problems = engine.preflight(planned.plan.actions, planned.specs, check_mode=check_mode)
+    observed = engines.observe(None if wish.prune else _names(wish.guests))
+    dialects = engines.dialects()
+    declared = spec.read(wish.guests, dialects, existing=_defined(observed))
+    planned = plan(
+        declared,
+        observed,
+        host,
+        dialects,
+        fleet=wish.fleet,
+        prune=wish.prune,
+        expect=wish.expect,
+    )
+    problems = engines.preflight(planned.plan.actions, planned.specs, check_mode=check_mode)
     if problems:
         places = {guest.name: guest.path for guest in declared}
         raise InputError([replace(p, path=_place(p.path, places)) for p in problems])
@@ -69,36 +84,42 @@ def _place(path: str, places: Mapping[str, str]) -> str:
     return f"{places[name]}{dot}{key}" if name in places else path
 
 
-def _apply(engine: Engine, planned: Planned) -> tuple[list[Action], list[Failure]]:
+def _apply(engines: Engines, planned: Planned) -> tuple[list[Action], list[Failure]]:
     """Carry out the plan step by step; what failed is not followed up for that guest."""
     done: list[Action] = []
     failures: list[Failure] = []
     for step in planned.plan.steps():
         given_up = {failure.action.object for failure in failures}
         actions = [action for action in step if action.object not in given_up]
-        failed = engine.apply(actions, planned.specs)
+        failed = engines.apply(actions, planned.specs)
         failures += failed
         unsuccessful = {failure.action.id for failure in failed}
         done += [action for action in actions if action.id not in unsuccessful]
     return done, failures
 
 
-def run(engine: Engine, wish: Wish, *, check_mode: bool) -> dict[str, Any]:
+def run(engines: Engines, wish: Wish, host: Host, *, check_mode: bool) -> dict[str, Any]:
     """Make the guests of this host the declared ones and return the module's result.
 
     Raises InputError with nothing changed, BusyError while another run changes this host, and
-    ApplyError where actions failed.
+    ApplyError where actions failed or guests did not get where they were waited for.
     """
-    host = engine.host(wish.host)
-    last = _plan(engine, wish, host, check_mode=check_mode)
+    last = _plan(engines, wish, host, check_mode=check_mode)
     observed = last.observed
     done: Sequence[Action] = last.planned.plan.actions
     failures: list[Failure] = []
-    if not check_mode and (done or engine.unfinished()):
-        with engine.session():
-            last = _plan(engine, wish, host, check_mode=False)
-            done, failures = _apply(engine, last.planned)
-        observed = engine.observe()
+    late: Mapping[str, str] = {}
+    if not check_mode:
+        acts = bool(done) or engines.unfinished()
+        if acts:
+            with engines.session():
+                last = _plan(engines, wish, host, check_mode=False)
+                done, failures = _apply(engines, last.planned)
+        failed = {failure.action.name for failure in failures}
+        waited = [guest for guest in last.declared if guest.asked.get("wait_for")]
+        late = engines.settle([guest for guest in waited if guest.name not in failed])
+        if acts or waited:
+            observed = engines.observe(_names(wish.guests))
     names = [guest.name for guest in last.declared if guest.name in observed]
     outcome = result(
         done,
@@ -107,8 +128,9 @@ def run(engine: Engine, wish: Wish, *, check_mode: bool) -> dict[str, Any]:
         msg=summary(done),
         guests=[describe(observed[name]) for name in names],
     )
-    if failures:
-        lines = [f"{f.action.action} {f.action.object}: {f.message}" for f in failures]
+    lines = [f"{f.action.action} {f.action.object}: {f.message}" for f in failures]
+    lines += [f"guest/{name}: {why}" for name, why in sorted(late.items())]
+    if lines:
         if len(lines) > 1:
             lines.insert(0, f"{len(lines)} actions failed, {len(done)} were carried out:")
         del outcome["msg"]

@@ -125,9 +125,12 @@ class Playbook:
         assert done.returncode == 0, done.stdout + done.stderr
         return spent, [json.loads(line) for line in times.read_text().splitlines()]
 
-    def times(self, tasks: list[dict[str, Any]]) -> list[float]:
-        """Run the tasks in order on this machine; return each one's wall time in milliseconds."""
+    def times(self, tasks: list[dict[str, Any]], inventory: Path | None = None) -> list[float]:
+        """Run the tasks in order; return each one's wall time in milliseconds.
+
+        They run on the hosts of the inventory, by default on this machine.
+        """
         book = self.scratch / "bench.json"
         book.write_text(json.dumps([{"hosts": "all", "gather_facts": False, "tasks": tasks}]))
-        _, found = self.run(book, self.repository / "inventory" / "local")
+        _, found = self.run(book, inventory or self.repository / "inventory" / "local")
         return [(entry["ended"] - entry["began"]) * 1e3 for entry in found]

@@ -10,35 +10,33 @@ from __future__ import annotations
 
 import json
 import os
-from contextlib import contextmanager, suppress
+from contextlib import suppress
 from dataclasses import replace
 from typing import (
     TYPE_CHECKING,
     Any,
     Callable,
     Collection,
-    Iterator,
     Mapping,
     Protocol,
     Sequence,
 )
 
 from ...converge.errors import Problem
-from ...converge.lock import exclusive, holder
 from ...kvm.control import request
 from ...kvm.errors import ControlError, KvmError
 from ...kvm.process import Identity
 from ..engine import BOOT_KEYS, FAILED, STOPPED, Failure, Host, Observed
-from ..plan import machine
-from ..spec import Limits
 from . import definition, store
 from .detached import ANSWER_TIMEOUT, Failures
-from .observe import ENGINE, observe, read_console, read_definition, running_process
+from .dialect import ENGINE, IoctlDialect, Limits, machine
+from .observe import observe, read_console, read_definition, running_process
 from .preflight import check_device, check_helper, check_kernels
 
 if TYPE_CHECKING:
     from ...converge.action import Action
     from ...kvm.layout import GuestPaths, Layout
+    from ..spec import Declared
 
 Specs = Mapping[str, Mapping[str, Any]]
 _BOOTING = ("create", "start", "restart")
@@ -132,8 +130,24 @@ class IoctlEngine:
             vcpus = kvm.max_vcpus()
         return Limits(host_memory(), vcpus, (*sorted(PROGRAMS), _OWN_KERNEL))
 
-    def observe(self) -> dict[str, Observed]:
+    def dialect(self) -> IoctlDialect:
+        """Return how guests are declared on this host."""
+        return IoctlDialect(self.limits(), self._host)
+
+    def capabilities(self) -> dict[str, Any]:
+        """Return what the helper can do here, as plain values."""
+        limits = self.limits()
+        return {
+            "memory": limits.memory,
+            "vcpus": limits.vcpus,
+            "kernels": list(limits.programs),
+            "helper": self._host.helper,
+            "supervised": self._host.supervised,
+        }
+
+    def observe(self, names: Collection[str] | None = None) -> dict[str, Observed]:
         """Return every guest of this host by name."""
+        del names  # a small file each
         found = observe(self.layout, self.supervisor.autostarted())
         silent = [name for name, seen in found.items() if _left_no_word(seen)]
         for name, reason in self.supervisor.ends(silent).items():
@@ -170,19 +184,15 @@ class IoctlEngine:
         boots = {name: machine(specs[name], self._host) for name in changed}
         return problems + check_kernels(boots)
 
-    # What an interrupted run left, and the lock.
+    # What an interrupted run left.
 
     def unfinished(self) -> bool:
         """Return whether hidden folders of an interrupted run lie there."""
         return bool(store.leftovers(self.layout))
 
-    @contextmanager
-    def session(self) -> Iterator[None]:
-        """Hold the host's lock, and sweep what an interrupted run left."""
-        store.make_folder(self.layout.state)
-        with exclusive(os.path.join(self.layout.state, "lock"), holder("kvm_guests")):
-            store.sweep(self.layout)
-            yield
+    def sweep(self) -> None:
+        """Remove what an interrupted run left."""
+        store.sweep(self.layout)
 
     # What is done.
 
@@ -207,6 +217,14 @@ class IoctlEngine:
             for action in actions
             if (action.action, action.name) in failed
         ]
+
+    def close(self) -> None:
+        """Let go of nothing: nothing stays open."""
+
+    def settle(self, guests: Sequence[Declared]) -> Failures:
+        """Wait for nothing: a guest of the helper runs as soon as it is started."""
+        del guests
+        return {}
 
     def _stop(self, names: Sequence[str]) -> Failures:
         if not names:

@@ -19,12 +19,12 @@ from ...kvm.layout import read_untrusted, tail_untrusted, valid_name
 from ...kvm.process import Identity, alive, boot_id
 from ..engine import FAILED, RUNNING, STOPPED, Observed
 from .definition import LIMIT, DefinitionError, boot_keys, decode
+from .dialect import ENGINE
 from .store import booted_path
 
 if TYPE_CHECKING:
     from ...kvm.layout import GuestPaths, Layout
 
-ENGINE = "ioctl"
 _NOTE_LIMIT = 64 * 1024  # bytes of a pid file or of the record of an exit
 _TEXT_LIMIT = 300  # characters of a reason
 _UNRECORDED = "ended without a word (killed, or out of memory)"

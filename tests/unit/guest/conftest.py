@@ -9,11 +9,12 @@ import os
 import time
 
 import pytest
+from ansible.module_utils.guest.engines import Engines
 from ansible.module_utils.guest.ioctl import engine as engine_module
 from ansible.module_utils.guest.ioctl import preflight
+from ansible.module_utils.guest.ioctl.dialect import Limits
 from ansible.module_utils.guest.ioctl.engine import IoctlEngine
 from ansible.module_utils.guest.run import Wish, run
-from ansible.module_utils.guest.spec import Limits
 from ansible.module_utils.kvm.layout import Layout
 from ansible.module_utils.kvm.process import identity
 
@@ -110,8 +111,10 @@ class Machine:
 
     def run(self, *guests, check_mode=False, fleet="local", **more):
         entries = [{"engine": "ioctl", "kernel": "greeter", **guest} for guest in guests]
-        wish = Wish(entries, "kvm1", fleet=fleet, **more)
-        return run(self.engine(fleet=fleet), wish, check_mode=check_mode)
+        engine = self.engine(fleet=fleet)
+        engines = Engines([engine], self.layout)
+        wish = Wish(entries, fleet=fleet, **more)
+        return run(engines, wish, engine.host("kvm1"), check_mode=check_mode)
 
     def definition(self, name):
         with open(self.layout.guest(name).definition, encoding="ascii") as file:

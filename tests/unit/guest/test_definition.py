@@ -17,7 +17,8 @@ from ansible.module_utils.guest.ioctl.definition import (
     encode,
     make,
 )
-from ansible.module_utils.guest.spec import complete, digest
+from ansible.module_utils.guest.ioctl.dialect import complete
+from ansible.module_utils.guest.spec import digest
 from ansible.module_utils.kvm.layout import FIRST_UID
 
 SPEC = complete(

@@ -12,13 +12,29 @@ from typing import Any
 
 import pytest
 from ansible.module_utils.guest.engine import Host, Observed
-from ansible.module_utils.guest.plan import machine, plan
-from ansible.module_utils.guest.spec import DEFAULTS, KEYS, Limits, complete, digest, read
+from ansible.module_utils.guest.ioctl.dialect import (
+    DEFAULTS,
+    KEYS,
+    IoctlDialect,
+    Limits,
+    complete,
+    machine,
+)
+from ansible.module_utils.guest.plan import plan as plan_with
+from ansible.module_utils.guest.spec import digest, read
 
 CASES = Path(__file__).resolve().parents[2] / "cases" / "guest"
 PLANS = json.loads((CASES / "plan.json").read_text(encoding="utf-8"))
 HOST = Host(name="kvm1", kernel="/boot/vmlinuz-2", helper="new", supervised=True)
 LIMITS = Limits(programs=("greeter", "host"))
+
+
+def dialects(host=HOST):
+    return {"ioctl": IoctlDialect(LIMITS, host)}
+
+
+def plan(declared, observed, host, **more):
+    return plan_with(declared, observed, host, dialects(host), **more)
 
 
 def observed_from(name, case):
@@ -46,7 +62,7 @@ def observed_from(name, case):
 
 
 def declared_from(entries, observed=()):
-    return read([{"engine": "ioctl", **entry} for entry in entries], LIMITS, observed)
+    return read([{"engine": "ioctl", **entry} for entry in entries], dialects(), observed)
 
 
 def short(changes):

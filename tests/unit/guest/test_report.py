@@ -9,6 +9,7 @@ import random
 import pytest
 from ansible.module_utils.converge.text import width
 from ansible.module_utils.guest.engine import Observed
+from ansible.module_utils.guest.ioctl.dialect import complete
 from ansible.module_utils.guest.report import (
     MIN_WIDTH,
     console_lines,
@@ -17,7 +18,6 @@ from ansible.module_utils.guest.report import (
     render,
     table,
 )
-from ansible.module_utils.guest.spec import complete
 
 
 def guest(name="web01", **more):

@@ -9,17 +9,24 @@ from pathlib import Path
 
 import pytest
 from ansible.module_utils.converge.errors import InputError
-from ansible.module_utils.guest.spec import (
+from ansible.module_utils.guest.engine import Host
+from ansible.module_utils.guest.ioctl.dialect import (
     DEFAULTS,
     KEYS,
-    Declared,
+    IoctlDialect,
     Limits,
     complete,
-    digest,
-    read,
 )
+from ansible.module_utils.guest.spec import Declared, digest, read
 
 LIMITS = Limits(memory=24 << 30, vcpus=8, programs=("greeter", "host"))
+HOST = Host(name="kvm1", kernel="/boot/vmlinuz-2")
+
+
+def dialects(limits=LIMITS):
+    return {"ioctl": IoctlDialect(limits, HOST)}
+
+
 CASES = Path(__file__).resolve().parents[2] / "cases" / "guest"
 BAD_INPUT = json.loads((CASES / "bad_input.json").read_text(encoding="utf-8"))
 
@@ -30,7 +37,7 @@ def guest(**keys):
 
 def problems(*entries, limits=LIMITS, **more):
     with pytest.raises(InputError) as raised:
-        read(entries, limits, **more)
+        read(entries, dialects(limits), **more)
     return [str(problem) for problem in raised.value.problems]
 
 
@@ -85,7 +92,7 @@ def test_no_other_name_becomes_a_path(name):
 
 @pytest.mark.parametrize("name", ["a", "0", "web01", "a-b", "a--b", "1-2-3", "a" * 63])
 def test_an_rfc_1123_label_is_a_name(name):
-    assert read([guest(name=name)], LIMITS)[0].name == name
+    assert read([guest(name=name)], dialects())[0].name == name
 
 
 def test_every_problem_of_every_guest_comes_at_once():
@@ -109,14 +116,14 @@ def test_the_root_of_the_paths_can_be_another():
 
 
 def test_only_what_is_stated_is_declared():
-    assert read([guest()], LIMITS) == [
+    assert read([guest()], dialects()) == [
         Declared("a", "guests[0]", "running", {"name": "a", "engine": "ioctl", "kernel": "greeter"})
     ]
 
 
 def test_values_become_canonical():
     stated = read(
-        [guest(memory="2048 MiB", log={"max_size": "1024KiB"}, initrd="", vcpus=8)], LIMITS
+        [guest(memory="2048 MiB", log={"max_size": "1024KiB"}, initrd="", vcpus=8)], dialects()
     )[0].stated
     assert stated["memory"] == "2GiB"
     assert stated["log"] == {"max_size": "1MiB"}
@@ -126,30 +133,30 @@ def test_values_become_canonical():
 
 def test_a_guest_that_is_there_needs_no_kernel():
     entry = {"name": "a", "engine": "ioctl", "vcpus": 2}
-    assert read([entry], LIMITS, existing={"a"})[0].stated["vcpus"] == 2
+    assert read([entry], dialects(), existing={"a"})[0].stated["vcpus"] == 2
 
 
 def test_to_remove_a_guest_its_name_is_enough():
-    assert read([{"name": "a", "state": "absent"}], LIMITS)[0].state == "absent"
+    assert read([{"name": "a", "state": "absent"}], dialects())[0].state == "absent"
 
 
 def test_a_guest_can_be_removed_from_a_host_too_small_for_it():
     entry = guest(state="absent", memory="64GiB", vcpus=64)
-    assert read([entry], LIMITS)[0].stated["vcpus"] == 64
+    assert read([entry], dialects())[0].stated["vcpus"] == 64
     found = problems(guest(state="absent", memory="64GB"))
     assert [problem.partition(":")[0] for problem in found] == ["guests[0].memory"]
 
 
 def test_what_is_not_known_of_the_host_limits_nothing():
     limits = Limits(programs=("greeter",))
-    assert read([guest(memory="64GiB", vcpus=4096)], limits)[0].stated["vcpus"] == 4096
+    assert read([guest(memory="64GiB", vcpus=4096)], dialects(limits))[0].stated["vcpus"] == 4096
     assert problems(guest(vcpus=0), limits=limits) == [
         "guests[0].vcpus: expected a whole number, 1 or more, found 0"
     ]
 
 
 def test_a_command_line_has_a_limit():
-    assert read([guest(cmdline="x" * 2047)], LIMITS)
+    assert read([guest(cmdline="x" * 2047)], dialects())
     assert problems(guest(cmdline="é" * 1024))[0].startswith(
         "guests[0].cmdline: expected at most 2047 bytes, found 'é"
     )

@@ -6,6 +6,8 @@ from __future__ import annotations
 
 import importlib.util
 import sys
+import zipfile
+from pathlib import Path
 
 import pytest
 
@@ -41,10 +43,10 @@ def test_a_python_without_venv_needs_debians_package(prepare, monkeypatch):
 
 
 def test_commands_and_files_become_packages(prepare, monkeypatch):
-    missing = {"gcc", "/usr/include/linux/kvm.h"}
+    missing = {"unshare", "/usr/include/linux/kvm.h"}
     monkeypatch.setattr(prepare, "is_here", lambda name: name not in missing)
     assert prepare.wanted_packages("test") == ["linux-libc-dev"]
-    assert prepare.wanted_packages("bench") == ["linux-libc-dev", "gcc", "libc6-dev"]
+    assert prepare.wanted_packages("bench") == ["linux-libc-dev", "util-linux"]
 
 
 def test_what_is_here(prepare, tmp_path):
@@ -121,9 +123,61 @@ def test_it_installs_again_when_the_wishes_change_and_only_then(prepare, monkeyp
     prepare.install("test")
     assert prepare.is_installed("run")
     assert prepare.is_installed("test")
-    assert ["venv" in command for command in ran] == [True, False, False]
+    # What is compiled is installed by itself: the rest does not depend on it.
+    assert ["venv" in command for command in ran] == [True, False, False, False]
+    assert [command[-1].startswith("libvirt") for command in ran] == [False, False, False, True]
     monkeypatch.setattr(prepare, "requirements", lambda _: ["ansible-core>=3,<4"])
     assert not prepare.is_installed("run")
+
+
+def test_what_cannot_be_compiled_keeps_nothing_else_away(prepare, monkeypatch, tmp_path, capsys):
+    monkeypatch.setattr(prepare, "VENV", tmp_path / "venv")
+
+    def run(*command):
+        prepare.VENV.mkdir(exist_ok=True)
+        if command[-1].startswith("libvirt"):
+            raise prepare.PrepareError("pip ended with status 1")
+
+    monkeypatch.setattr(prepare, "run", run)
+    prepare.install("test")
+    assert prepare.is_installed("test")
+    assert "pip ended with status 1; what needs it is skipped" in capsys.readouterr().out
+
+
+def test_what_is_measured_against_is_unpacked_once_and_in_part(prepare, monkeypatch, tmp_path):
+    monkeypatch.setattr(prepare, "PEERS", tmp_path / "peers")
+    measured = "ansible_collections/community/libvirt/plugins/modules/virt.py"
+    ran = []
+
+    def run(*command):
+        ran.append(command)
+        wheel = Path(command[command.index("--dest") + 1]) / "bundle.whl"
+        with zipfile.ZipFile(wheel, "w") as archive:
+            for name in (measured, "ansible_collections/community/general/README.md"):
+                archive.writestr(name, "")
+
+    monkeypatch.setattr(prepare, "run", run)
+    for _ in range(2):
+        prepare.install_peers()
+    assert len(ran) == 1
+    assert all(",<" in requirement for requirement in ran[0][-2:])
+    found = [path for path in prepare.PEERS.rglob("*") if path.is_file()]
+    assert sorted(found) == [prepare.PEERS / measured, prepare.PEERS / "ready"]
+
+
+def test_a_benchmark_without_its_peers_is_no_failure(prepare, monkeypatch, capsys):
+    def refuse(*_command):
+        raise prepare.PrepareError("pip ended with status 1")
+
+    monkeypatch.setattr(prepare, "run", refuse)
+    monkeypatch.setattr(prepare, "fingerprint", lambda _: "another")
+    monkeypatch.setattr(prepare, "PEERS", Path("/nowhere/peers"))
+    monkeypatch.setattr(prepare, "wanted_packages", lambda _: [])
+    monkeypatch.setattr(prepare, "is_installed", lambda _: True)
+    prepare.prepare("bench")
+    assert "what needs it is skipped" in capsys.readouterr().out
+    prepare.prepare("test")
+    assert capsys.readouterr().out == ""
 
 
 def test_a_venv_that_was_copied_is_made_anew(prepare, monkeypatch, tmp_path):

@@ -1,0 +1,228 @@
+# Copyright (C) 2026 virtfleet contributors
+# SPDX-License-Identifier: GPL-3.0-or-later
+"""How a guest of the bundled helper is declared: its keys, their rules, and what differs."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any, Callable, Mapping, Sequence
+
+from ...converge.action import LIVE, NEXT_BOOT, Change, Edit
+from ...converge.compare import compare
+from ...converge.errors import Problem, nearest
+from ...units import UnitError, format_size, parse_size
+from ..engine import BOOT_KEYS, Differences
+from ..spec import ABSENT, KEPT, PRESENT, RESTARTED, RUNNING, STOPPED, Reader, quotable
+
+if TYPE_CHECKING:
+    from ..engine import Host, Observed
+
+ENGINE = "ioctl"
+LOG_DEFAULTS = {"max_size": "1MiB", "keep": 3}
+DEFAULTS: dict[str, Any] = {
+    "memory": "128MiB",
+    "vcpus": 1,
+    "initrd": "",
+    "cmdline": "",
+    "autostart": KEPT["autostart"],
+    "log": LOG_DEFAULTS,
+    "protected": KEPT["protected"],
+}
+KEYS = ("name", "engine", "state", "kernel", *DEFAULTS)
+ORDER = ("name", "engine", "kernel", *DEFAULTS)  # of a whole spec, as it is stored and shown
+
+PAGE = 4096
+MIN_MEMORY = 1 << 20
+MIN_LOG = 4096
+MAX_LOG = 1 << 40
+MAX_KEEP = 99
+MAX_CMDLINE = 2047  # bytes; Linux takes COMMAND_LINE_SIZE (2048) with the final NUL on x86
+MAX_PATH = 4095  # bytes; PATH_MAX with the final NUL
+
+
+@dataclass(frozen=True)
+class Limits:
+    """What the host and its engine allow; None where that is not known."""
+
+    memory: int | None = None  # bytes
+    vcpus: int | None = None
+    programs: tuple[str, ...] = ()  # kernels that are meant by a bare word
+
+
+def complete(stated: Mapping[str, Any], base: Mapping[str, Any] | None = None) -> dict[str, Any]:
+    """Return the whole spec: what was stated, over ``base`` or over the defaults."""
+    spec = dict(DEFAULTS if base is None else base)
+    spec.update(stated)
+    below = LOG_DEFAULTS if base is None else base.get("log", LOG_DEFAULTS)
+    spec["log"] = {**below, **stated.get("log", {})}
+    return {key: spec[key] for key in ORDER if key in spec}
+
+
+def machine(spec: Mapping[str, Any], host: Host) -> dict[str, Any]:
+    """Return what a spec boots on this host: `BOOT_KEYS`, the kernel as the file that is meant."""
+    found = {key: spec.get(key) for key in BOOT_KEYS}
+    if found["kernel"] == "host":
+        found["kernel"] = host.kernel
+    return found
+
+
+class _Reader(Reader):
+    """Reads the keys of one entry."""
+
+    def __init__(self, limits: Limits, problems: list[Problem]) -> None:
+        super().__init__(problems)
+        self.limits = limits
+
+    def whole(self, path: str, value: object, low: int, high: int | None) -> int:
+        """Return a whole number in the range."""
+        limit = f"{low} or more" if high is None else f"{low} to {high}"
+        if type(value) is not int:
+            self.refuse(path, f"a whole number, {limit}", value)
+            return low
+        if value < low or (high is not None and value > high):
+            self.refuse(path, f"a whole number, {limit}", value)
+        return value
+
+    def size(self, path: str, value: object, low: int, high: int, step: int = 1) -> str:
+        """Return a size in its canonical text."""
+        try:
+            size = parse_size(value)
+        except UnitError:
+            self.refuse(path, "a whole number with a unit (B, KiB, MiB, GiB, TiB)", value)
+            return format_size(low)
+        if not low <= size <= high:
+            self.refuse(path, f"{format_size(low)} to {format_size(high)}", value)
+        elif size % step:
+            self.refuse(path, f"a multiple of {format_size(step)}", value)
+        return format_size(size)
+
+    def text(self, path: str, value: object, limit: int) -> str:
+        """Return one line of text without control characters, ``limit`` bytes at most."""
+        if not isinstance(value, str):
+            self.refuse(path, "text", value, "quote it" if quotable(value) else None)
+            return ""
+        if any(ord(char) < 0x20 or 0x7F <= ord(char) < 0xA0 for char in value):
+            self.refuse(path, "one line without control characters", value)
+        elif any(0xD800 <= ord(char) < 0xE000 for char in value):
+            self.refuse(path, "text that can be written as UTF-8", value)
+        elif len(value.encode()) > limit:
+            self.refuse(path, f"at most {limit} bytes", value)
+        else:
+            return value
+        return ""
+
+    def file(self, path: str, value: object, words: Sequence[str]) -> str:
+        """Return an absolute path, or one of the reserved words."""
+        before = len(self.problems)
+        name = self.text(path, value, MAX_PATH)
+        if len(self.problems) > before or name in words or name.startswith("/"):
+            return name
+        known = "an absolute path"
+        if words:
+            known += " or one of " + ", ".join(words)
+        guess = nearest(name, words)
+        self.refuse(path, known, name, f"did you mean {guess}?" if guess else None)
+        return name
+
+    # The keys of a spec, each with its reader.
+
+    def memory(self, path: str, value: object) -> str:
+        """Return the guest's memory; the host's own is the most there can be."""
+        before = len(self.problems)
+        size = self.size(path, value, MIN_MEMORY, 1 << 50, PAGE)
+        most = self.limits.memory
+        if len(self.problems) == before and most is not None and parse_size(size) > most:
+            mib = most >> 20
+            self.refuse(path, f"at most the {mib}MiB of memory that this host has", value)
+        return size
+
+    def vcpus(self, path: str, value: object) -> int:
+        """Return the number of vCPUs; KVM says how many it allows."""
+        return self.whole(path, value, 1, self.limits.vcpus)
+
+    def kernel(self, path: str, value: object) -> str:
+        """Return the kernel's path or reserved word."""
+        return self.file(path, value, self.limits.programs)
+
+    def initrd(self, path: str, value: object) -> str:
+        """Return the initrd's path; empty for none."""
+        return "" if value == "" else self.file(path, value, ())
+
+    def cmdline(self, path: str, value: object) -> str:
+        """Return the kernel's command line; empty for none."""
+        return self.text(path, value, MAX_CMDLINE)
+
+    def log(self, path: str, value: object) -> dict[str, Any]:
+        """Return the stated limits of the console's log."""
+        if not isinstance(value, Mapping):
+            self.refuse(path, "a mapping with max_size and keep", value)
+            return {}
+        self.known(path, value, tuple(LOG_DEFAULTS))
+        stated: dict[str, Any] = {}
+        if "max_size" in value:
+            stated["max_size"] = self.size(f"{path}.max_size", value["max_size"], MIN_LOG, MAX_LOG)
+        if "keep" in value:
+            stated["keep"] = self.whole(f"{path}.keep", value["keep"], 0, MAX_KEEP)
+        return stated
+
+
+class IoctlDialect:
+    """The dialect of the helper's guests on one host."""
+
+    engine = ENGINE
+    states = (PRESENT, RUNNING, STOPPED, RESTARTED, ABSENT)
+    keys = KEYS
+
+    def __init__(self, limits: Limits, host: Host) -> None:
+        self.limits = limits
+        self.host = host
+        self.autostarts = host.supervised
+
+    def read(
+        self,
+        entry: Mapping[Any, Any],
+        path: str,
+        problems: list[Problem],
+        *,
+        new: bool,
+        removed: bool,
+    ) -> dict[str, Any]:
+        """Return the keys of an entry in canonical form; a new guest needs a kernel."""
+        # A guest can be removed on a host that has become too small for it.
+        limits = Limits(programs=self.limits.programs) if removed else self.limits
+        reader = _Reader(limits, problems)
+        reader.known(path, entry, KEYS)
+        stated: dict[str, Any] = {}
+        for key in ("kernel", *DEFAULTS):
+            if key in entry:
+                read: Callable[[str, object], Any] = getattr(reader, key)
+                stated[key] = read(f"{path}.{key}", entry[key])
+        if new and "kernel" not in entry:
+            expected = "the kernel of a guest that is not there yet"
+            problems.append(Problem(f"{path}.kernel", expected, "nothing"))
+        return stated
+
+    def complete(self, stated: Mapping[str, Any], seen: Observed | None) -> dict[str, Any]:
+        """Return the whole spec that the guest shall have."""
+        return complete(stated, None if seen is None else seen.spec)
+
+    def masked(self, spec: Mapping[str, Any]) -> dict[str, Any]:
+        """Return a spec as it may be shown; nothing in it is a secret."""
+        return dict(spec)
+
+    def differences(self, stated: Mapping[str, Any], seen: Observed) -> Differences:
+        """Return what differs from the guest that is there.
+
+        A spec that says ``kernel: host`` follows the host's kernel to another file.
+        """
+        changes = compare(stated, seen.spec)
+        boots = machine(complete(stated, seen.spec), self.host)
+        before = (seen.machine or {}).get("kernel", boots["kernel"])
+        if before != boots["kernel"] and "kernel" not in {change.path for change in changes}:
+            changes.append(Change("kernel", before, boots["kernel"]))
+        edits = [
+            Edit(c.path, c.before, c.after, NEXT_BOOT if c.path in BOOT_KEYS else LIVE)
+            for c in changes
+        ]
+        restart = [] if seen.booted is None else compare(boots, seen.booted)
+        return Differences(tuple(edits), tuple(restart))

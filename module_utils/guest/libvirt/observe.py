@@ -1,0 +1,143 @@
+# Copyright (C) 2026 virtfleet contributors
+# SPDX-License-Identifier: GPL-3.0-or-later
+"""What domains there are and how they are: a few listings, and the XML of those asked for."""
+
+from __future__ import annotations
+
+from contextlib import suppress
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any, Collection
+
+from ...virt.mark import Mark, mark_of
+from ...virt.reader import domain as document_of
+from ...virt.reader import read_root
+from ..engine import ACTIVE, FAILED, PAUSED, RUNNING, SAVED, STOPPED, Observed
+from ..spec import digest
+from .dialect import ENGINE
+
+if TYPE_CHECKING:
+    from ...virt.connection import Connection
+    from ...virt.document import Element
+
+_FOREIGN = Mark("", "")
+
+
+@dataclass(frozen=True)
+class Detail:
+    """What the engine needs of a domain: its XML at the next boot, and as it runs."""
+
+    inactive: str
+    live: str | None
+    mark: Mark | None
+
+
+def _states(libvirt: Any) -> dict[int, str]:
+    """Return our words for libvirt's states (virDomainState)."""
+    return {
+        libvirt.VIR_DOMAIN_RUNNING: RUNNING,
+        libvirt.VIR_DOMAIN_BLOCKED: RUNNING,
+        libvirt.VIR_DOMAIN_SHUTDOWN: RUNNING,
+        libvirt.VIR_DOMAIN_PAUSED: PAUSED,
+        libvirt.VIR_DOMAIN_PMSUSPENDED: PAUSED,
+        libvirt.VIR_DOMAIN_SHUTOFF: STOPPED,
+        libvirt.VIR_DOMAIN_CRASHED: FAILED,
+    }
+
+
+def state_of(libvirt: Any, domain: Any) -> str:
+    """Return the state of one domain."""
+    return _states(libvirt).get(domain.state()[0], STOPPED)
+
+
+def owned_files(root: Element, mark: Mark | None) -> tuple[str, ...]:
+    """Return the files of the disks that a domain owns.
+
+    Never a medium, a disk that others may share, or one that is not written to.
+    """
+    if mark is None:
+        return ()
+    found = []
+    for disk in root.findall("devices/disk"):
+        target, source = disk.find("target"), disk.find("source")
+        if target is None or source is None or target.get("dev") not in mark.disks:
+            continue
+        kept = any(disk.find(tag) is not None for tag in ("readonly", "shareable"))
+        if disk.get("device", "disk") == "disk" and not kept and source.get("file"):
+            found.append(source.get("file", ""))
+    return tuple(found)
+
+
+class Observer:
+    """Reads the domains of one connection."""
+
+    def __init__(self, connection: Connection) -> None:
+        self.connection = connection
+        self.libvirt = connection.libvirt
+
+    def _listed(self, flag: int) -> set[str]:
+        return {domain.name() for domain in self.connection.handle.listAllDomains(flag)}
+
+    def observe(self, names: Collection[str] | None = None) -> dict[str, Observed]:
+        """Return the domains by name, those of the names or all."""
+        libvirt, handle = self.libvirt, self.connection.handle
+        flags = libvirt.VIR_DOMAIN_STATS_STATE
+        stats = handle.getAllDomainStats(flags)
+        wanted = [
+            (domain, values) for domain, values in stats if names is None or domain.name() in names
+        ]
+        if not wanted:
+            return {}
+        autostarted = self._listed(libvirt.VIR_CONNECT_LIST_DOMAINS_AUTOSTART)
+        saved = self._listed(libvirt.VIR_CONNECT_LIST_DOMAINS_MANAGEDSAVE)
+        passing = self._listed(libvirt.VIR_CONNECT_LIST_DOMAINS_TRANSIENT)
+        words = _states(libvirt)
+        found = {}
+        for domain, values in wanted:
+            name = domain.name()
+            state = words.get(values.get("state.state", -1), STOPPED)
+            if state == STOPPED and name in saved:
+                state = SAVED
+            # Another process may have removed it since.
+            with suppress(libvirt.libvirtError):
+                found[name] = self._guest(
+                    domain, name, state, name in autostarted, passing=name in passing
+                )
+        return found
+
+    def _guest(
+        self, domain: Any, name: str, state: str, autostart: bool, *, passing: bool
+    ) -> Observed:
+        secure = self.libvirt.VIR_DOMAIN_XML_SECURE
+        if passing:
+            return Observed(
+                name=name,
+                engine=ENGINE,
+                state=state,
+                owned=False,
+                uuid=domain.UUIDString(),
+                problem="it runs without a definition of its own (a transient domain)",
+                remedy="define it (virsh define), or stop it and declare it again",
+            )
+        inactive = domain.XMLDesc(secure | self.libvirt.VIR_DOMAIN_XML_INACTIVE)
+        live = domain.XMLDesc(secure) if state in ACTIVE else None
+        root = document_of(inactive).root
+        mark = mark_of(root)
+        spec = {
+            "name": name,
+            "engine": ENGINE,
+            "autostart": autostart,
+            "protected": mark is not None and mark.protected,
+            **read_root(root),
+        }
+        return Observed(
+            name=name,
+            engine=ENGINE,
+            state=state,
+            spec=spec,
+            digest=digest(spec),
+            fleet=(mark or _FOREIGN).fleet,
+            uuid=spec.get("uuid", ""),
+            owned=mark is not None,
+            files=owned_files(root, mark),
+            detail=Detail(inactive, live, mark),
+        )

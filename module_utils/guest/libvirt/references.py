@@ -1,0 +1,103 @@
+# Copyright (C) 2026 virtfleet contributors
+# SPDX-License-Identifier: GPL-3.0-or-later
+"""What guests refer to, and what only one of them can have: checked before anything is touched."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Any, Callable, Collection, Iterator, Mapping
+
+from ...converge.errors import Problem, nearest, shown
+
+Spec = Mapping[str, Any]
+
+
+@dataclass(frozen=True)
+class Surroundings:
+    """What there is on the host that guests can refer to; ``exists`` tells whether a file does."""
+
+    networks: Collection[str] = ()
+    pools: Collection[str] = ()
+    exists: Callable[[str], bool] = lambda _path: True
+
+
+def _missing(path: str, kind: str, name: str, known: Collection[str]) -> Problem:
+    listed = ", ".join(sorted(known)) or "it has none"
+    guess = nearest(name, known)
+    remedy = f"did you mean {guess}?" if guess else f"make the {kind} first"
+    return Problem(path, f"a {kind} of this host ({listed})", shown(name), remedy)
+
+
+def _entries(spec: Spec, key: str) -> Iterator[tuple[int, Spec]]:
+    yield from enumerate(spec.get(key) or ())
+
+
+def absent(name: str, spec: Spec, host: Surroundings) -> Iterator[Problem]:
+    """Yield what a guest refers to that is not there."""
+    for number, nic in _entries(spec, "nics"):
+        path = f"{name}.nics[{number}]"
+        network, bridge = nic.get("network"), nic.get("bridge")
+        if network is not None and network not in host.networks:
+            yield _missing(f"{path}.network", "network", network, host.networks)
+        if bridge is not None and not host.exists(f"/sys/class/net/{bridge}"):
+            yield Problem(
+                f"{path}.bridge",
+                "a bridge of this host",
+                shown(bridge),
+                "make it first, as the role kvm_network does",
+            )
+    for number, disk in _entries(spec, "disks"):
+        path = f"{name}.disks[{number}]"
+        pool = (disk.get("volume") or {}).get("pool")
+        if pool is not None and pool not in host.pools:
+            yield _missing(f"{path}.volume.pool", "pool", pool, host.pools)
+        if disk.get("startup_policy") in (None, "mandatory"):
+            yield from _files(path, disk, ("file", "block"), host)
+    yield from _files(name, spec, ("kernel", "initrd", "dtb"), host)
+
+
+def _files(path: str, spec: Spec, keys: Collection[str], host: Surroundings) -> Iterator[Problem]:
+    for key in keys:
+        file = spec.get(key)
+        if isinstance(file, str) and not host.exists(file):
+            yield Problem(f"{path}.{key}", "a file that is there", shown(file))
+
+
+def _sources(spec: Spec) -> Iterator[tuple[str, str]]:
+    """Yield the sources that a guest writes to alone, each with the path of its key."""
+    for number, disk in _entries(spec, "disks"):
+        if disk.get("shareable") or disk.get("readonly") or disk.get("device") == "cdrom":
+            continue
+        for key in ("file", "block"):
+            if disk.get(key):
+                yield f"disks[{number}].{key}", str(disk[key])
+        volume = disk.get("volume") or {}
+        if volume:
+            yield f"disks[{number}].volume", f"{volume.get('pool')}/{volume.get('volume')}"
+
+
+def _macs(spec: Spec) -> Iterator[tuple[str, str]]:
+    for number, nic in _entries(spec, "nics"):
+        if nic.get("mac"):
+            yield f"nics[{number}].mac", str(nic["mac"])
+
+
+def shared(wanted: Mapping[str, Spec], others: Mapping[str, Spec]) -> Iterator[Problem]:
+    """Yield what two guests would have that only one can: ``wanted`` among each other, and others.
+
+    What two of the others have already is not this run's doing.
+    """
+    for what, remedy, found in (
+        ("a disk of its own", "state shareable: true for both, if they can share it", _sources),
+        ("a MAC of its own", "state another one, or none", _macs),
+    ):
+        holders: dict[str, str] = {}
+        for name, spec in others.items():
+            for _, value in found(spec):
+                holders.setdefault(value, name)
+        for name, spec in wanted.items():
+            for path, value in found(spec):
+                holder = holders.setdefault(value, name)
+                if holder != name:
+                    text = f"{shown(value)}, which {holder} has"
+                    yield Problem(f"{name}.{path}", what, text, remedy)
