@@ -18,22 +18,24 @@ description:
   - What takes effect only when a running guest is started anew is written to its definition and
     reported in RV(pending) until that happens.
     A guest is never restarted unless that is asked for.
-  - Only guests that this toolkit made are changed or removed.
+  - Only guests that this toolkit made, or that it was asked to take over, are changed or removed.
 options:
   guests:
     description:
       - The guests, each a mapping. The keys are described in C(docs/guests.md).
-      - V(name) is an RFC 1123 label. V(engine) must be V(ioctl), the bundled helper.
+      - V(name) is an RFC 1123 label. V(engine) is V(libvirt) (the default) or V(ioctl), the bundled
+        helper.
       - V(state) is one of V(present) (it exists), V(running) (the default), V(stopped),
-        V(restarted) (it is started anew now) and V(absent).
-      - V(kernel) is an absolute path, or one of the words V(greeter) (the guest program that the
-        helper brings along) and V(host)
-        (the kernel that the host runs itself). V(initrd) is an absolute path.
+        V(restarted) (it is started anew now) and V(absent), for a guest of libvirt V(paused) and
+        V(saved) too.
+      - V(protected) keeps it from being removed, V(autostart) starts it when the host boots.
+      - The other keys of a guest of libvirt are described in C(docs/libvirt-guests.md).
+      - Those of a guest of the helper are the following. V(kernel) is an absolute path, or one of
+        the words V(greeter) (the guest program that the helper brings along) and V(host) (the
+        kernel that the host runs itself). V(initrd) is an absolute path.
       - V(memory) is a size with a unit (V(128MiB) by default), V(vcpus) a whole number (V(1)),
         V(cmdline) the kernel's command line.
-      - V(autostart) starts the guest when the host boots, V(protected) keeps it from being removed,
-        V(log) holds V(max_size) (V(1MiB)) and
-        V(keep) (V(3)) of the console's log.
+      - V(log) holds V(max_size) (V(1MiB)) and V(keep) (V(3)) of the console's log.
     type: list
     elements: dict
     default: []

@@ -63,6 +63,7 @@ class LibvirtDialect:
     def __init__(self, host: Callable[[], HostCapabilities], *, fleet: str = "local") -> None:
         self.host = host
         self.fleet = fleet
+        self._known: dict[str, tuple[Observed, dict[str, Any], Differences]] = {}
 
     def read(
         self,
@@ -118,7 +119,18 @@ class LibvirtDialect:
         }
 
     def differences(self, stated: Mapping[str, Any], seen: Observed) -> Differences:
-        """Return what differs from the domain, running and at its next boot."""
+        """Return what differs from the domain, running and at its next boot.
+
+        A plan is made twice, before and under the lock: for the same question the answer is kept.
+        """
+        known = self._known.get(seen.name)
+        if known is not None and known[0] is seen and known[1] == stated:
+            return known[2]
+        found = self._differences(stated, seen)
+        self._known[seen.name] = (seen, dict(stated), found)
+        return found
+
+    def _differences(self, stated: Mapping[str, Any], seen: Observed) -> Differences:
         keys = domain_keys(stated)
         common = {key: stated[key] for key in KEPT if key in stated}
         kept = [Edit(c.path, c.before, c.after, LIVE) for c in compare(common, seen.spec)]
@@ -138,7 +150,10 @@ def _settled(
     What differs in the running domain and can be changed there is changed there, and made
     persistent. What differs in the persistent definition alone is written there.
     """
-    live = [edit for edit in running if edit.when == LIVE]
+    unstored = {edit.path for edit in stored}
+    # Memory that was asked back already comes when the guest's balloon gives it, if it has one.
+    asked = {"memory"} - unstored
+    live = [edit for edit in running if edit.when == LIVE and edit.path not in asked]
     done = {edit.path for edit in live}
     later = [
         Edit(edit.path, edit.before, edit.after, REPLACE if edit.when == REPLACE else NEXT_BOOT)
@@ -146,6 +161,8 @@ def _settled(
         if edit.path not in done
     ]
     restart = [
-        Change(edit.path, edit.before, edit.after) for edit in running if edit.when == NEXT_BOOT
+        Change(edit.path, edit.before, edit.after)
+        for edit in running
+        if edit.when == NEXT_BOOT or edit.path in asked
     ]
     return (*live, *later), tuple(restart)

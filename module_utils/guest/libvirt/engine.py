@@ -68,6 +68,7 @@ class LibvirtEngine:
         self._absent = False
         self._seen: dict[str, Observed] = {}
         self._capabilities = lru_cache(maxsize=None)(self._read_capabilities)
+        self._dialect = LibvirtDialect(self._capabilities, fleet=fleet)
 
     # The connection.
 
@@ -130,15 +131,15 @@ class LibvirtEngine:
 
     def dialect(self) -> LibvirtDialect:
         """Return how guests are declared on this host."""
-        return LibvirtDialect(self._capabilities, fleet=self.fleet)
+        return self._dialect
 
     def observe(self, names: Collection[str] | None = None) -> dict[str, Observed]:
         """Return the domains of this host by name, those of the names or all."""
         connection = self.connection()
-        self._seen = {}
+        known, self._seen = self._seen, {}
         if connection is not None:
             with self._told():
-                self._seen = Observer(connection).observe(names)
+                self._seen = Observer(connection, known).observe(names)
         return self._seen
 
     def console(self, name: str, limit: int) -> bytes:

@@ -6,7 +6,7 @@ from __future__ import annotations
 
 from contextlib import suppress
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any, Collection
+from typing import TYPE_CHECKING, Any, Collection, Mapping
 
 from ...virt.mark import Mark, mark_of
 from ...virt.reader import domain as document_of
@@ -68,11 +68,12 @@ def owned_files(root: Element, mark: Mark | None) -> tuple[str, ...]:
 
 
 class Observer:
-    """Reads the domains of one connection."""
+    """Reads the domains of one connection; what is ``known`` and the same is not read again."""
 
-    def __init__(self, connection: Connection) -> None:
+    def __init__(self, connection: Connection, known: Mapping[str, Observed] | None = None) -> None:
         self.connection = connection
         self.libvirt = connection.libvirt
+        self.known = known or {}
 
     def _listed(self, flag: int) -> set[str]:
         return {domain.name() for domain in self.connection.handle.listAllDomains(flag)}
@@ -120,6 +121,14 @@ class Observer:
             )
         inactive = domain.XMLDesc(secure | self.libvirt.VIR_DOMAIN_XML_INACTIVE)
         live = domain.XMLDesc(secure) if state in ACTIVE else None
+        known = self.known.get(name)
+        if (
+            known is not None
+            and known.spec is not None
+            and (known.state, known.detail.inactive, known.detail.live) == (state, inactive, live)
+            and known.spec["autostart"] == autostart
+        ):
+            return known
         root = document_of(inactive).root
         mark = mark_of(root)
         spec = {

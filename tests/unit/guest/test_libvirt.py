@@ -8,8 +8,10 @@ The test driver keeps domains as the real ones do but runs nothing; the lab prov
 from __future__ import annotations
 
 import pytest
+from ansible.module_utils.converge.action import LIVE, Edit
 from ansible.module_utils.converge.errors import InputError
 from ansible.module_utils.guest.engines import Engines
+from ansible.module_utils.guest.libvirt.dialect import _settled
 from ansible.module_utils.guest.libvirt.engine import LibvirtEngine
 from ansible.module_utils.guest.run import ApplyError, Wish, run
 from ansible.module_utils.kvm.layout import Layout
@@ -258,3 +260,11 @@ def test_one_that_fails_does_not_keep_the_others(host):
     assert "create guest/clash" in str(raised.value)
     assert host.names() == ["test", "web"]
     assert [a["object"] for a in raised.value.data["actions"]] == ["guest/web", "guest/web"]
+
+
+def test_memory_that_the_balloon_has_not_given_yet_is_no_change():
+    asked = Edit("memory", "1GiB", "512MiB", LIVE)
+    assert _settled([asked], [asked]) == ((asked,), ())
+    edits, restart = _settled([], [asked])
+    assert edits == ()
+    assert [change.path for change in restart] == ["memory"]
