@@ -178,7 +178,7 @@ blocked:
   elements: dict
 guests:
   description: The declared guests as they are now, as RV(ignore:guests) of M(kvm_guests_info) but
-    without their consoles.
+    without their consoles. Those that were waited for have their addresses.
   returned: always
   type: list
   elements: dict

@@ -118,6 +118,10 @@ guests:
     restart_required:
       description: Whether it runs with an older definition than it would be started with now.
       type: bool
+    addresses:
+      description: The addresses of a running guest of libvirt, from leases, its agent or ARP.
+      type: list
+      elements: str
     problem:
       description: Why what lies there under its name cannot be used.
       type: str

@@ -57,7 +57,6 @@ class Observed:
     remedy: str | None = None
     owned: bool = True
     restart_required: bool = False
-    addresses: tuple[str, ...] = ()
     files: tuple[str, ...] = ()
     detail: Any = None
 
@@ -165,6 +164,9 @@ class Engine(Protocol):
 
     def status(self, name: str) -> dict[str, Any] | None:
         """Return what a running guest says of itself, None where it does not answer."""
+
+    def addresses(self, name: str) -> list[str]:
+        """Return the addresses of a running guest, as far as they are known."""
 
     def preflight(
         self, actions: Sequence[Action], specs: Mapping[str, Mapping[str, Any]], *, check_mode: bool

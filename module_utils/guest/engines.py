@@ -86,6 +86,11 @@ class Engines:
             failures += engine.apply(own, theirs)
         return failures
 
+    def addresses(self, name: str) -> list[str]:
+        """Return the addresses of a running guest, as far as they are known."""
+        seen = self._seen.get(name)
+        return [] if seen is None else self.by_name[seen.engine].addresses(name)
+
     def close(self) -> None:
         """Let go of what was opened."""
         for engine in self.by_name.values():

@@ -148,6 +148,7 @@ def guests_info(
         if names and name not in names:
             continue
         guest = describe(seen)
+        guest["addresses"] = engine.addresses(name)
         guest["console"] = console_lines(engine.console(name, lines * _LINE), lines)
         if status:
             guest["status"] = engine.status(name) if seen.state == "running" else None

@@ -84,6 +84,10 @@ def _place(path: str, places: Mapping[str, str]) -> str:
     return f"{places[name]}{dot}{key}" if name in places else path
 
 
+def _is_waited_for(guest: Declared) -> bool:
+    return bool(guest.asked.get("wait_for")) and guest.state in (spec.RUNNING, spec.RESTARTED)
+
+
 def _apply(engines: Engines, planned: Planned) -> tuple[list[Action], list[Failure]]:
     """Carry out the plan step by step; what failed is not followed up for that guest."""
     done: list[Action] = []
@@ -109,15 +113,18 @@ def run(engines: Engines, wish: Wish, host: Host, *, check_mode: bool) -> dict[s
     done: Sequence[Action] = last.planned.plan.actions
     failures: list[Failure] = []
     late: Mapping[str, str] = {}
+    waited: set[str] = set()
     if not check_mode:
         acts = bool(done) or engines.unfinished()
         if acts:
             with engines.session():
                 last = _plan(engines, wish, host, check_mode=False)
                 done, failures = _apply(engines, last.planned)
-        failed = {failure.action.name for failure in failures}
-        waited = [guest for guest in last.declared if guest.asked.get("wait_for")]
-        late = engines.settle([guest for guest in waited if guest.name not in failed])
+        missed = {failure.action.name for failure in failures}
+        missed.update(item.object.partition("/")[2] for item in last.planned.plan.blocked)
+        waiting = [g for g in last.declared if _is_waited_for(g) and g.name not in missed]
+        waited = {guest.name for guest in waiting}
+        late = engines.settle(waiting)
         if acts or waited:
             observed = engines.observe(_names(wish.guests))
     names = [guest.name for guest in last.declared if guest.name in observed]
@@ -126,7 +133,12 @@ def run(engines: Engines, wish: Wish, host: Host, *, check_mode: bool) -> dict[s
         last.planned.plan.pending,
         last.planned.plan.blocked,
         msg=summary(done),
-        guests=[describe(observed[name]) for name in names],
+        guests=[
+            {**describe(observed[name]), "addresses": engines.addresses(name)}
+            if name in waited
+            else describe(observed[name])
+            for name in names
+        ],
     )
     lines = [f"{f.action.action} {f.action.object}: {f.message}" for f in failures]
     lines += [f"guest/{name}: {why}" for name, why in sorted(late.items())]

@@ -167,6 +167,11 @@ class IoctlEngine:
             return None
         return {key: value for key, value in answer.items() if key != "ok"}
 
+    def addresses(self, name: str) -> list[str]:
+        """Return nothing: a guest of the helper has no network."""
+        del name
+        return []
+
     # What could not work.
 
     def preflight(

@@ -21,7 +21,7 @@ from ...virt.mark import NAMESPACE, PREFIX, Mark, metadata
 from ...virt.patcher import patch
 from ...virt.reader import read
 from ...virt.writer import write
-from ..engine import PAUSED, Failure, Host, Observed
+from ..engine import PAUSED, RUNNING, Failure, Host, Observed
 from ..spec import KEPT, digest
 from .capabilities import HostCapabilities, read_capabilities
 from .dialect import ENGINE, LibvirtDialect, domain_keys
@@ -155,6 +155,18 @@ class LibvirtEngine:
         except libvirt.libvirtError:
             return None
         return dict(values)
+
+    def addresses(self, name: str) -> list[str]:
+        """Return the addresses of a running guest: leased, told by its agent, or seen by ARP."""
+        from .waiting import addresses_of
+
+        seen, libvirt = self._seen.get(name), self._open().libvirt
+        if seen is None or seen.state != RUNNING:
+            return []
+        try:
+            return addresses_of(libvirt, self._domain(name))
+        except libvirt.libvirtError:
+            return []  # it went away in the meantime
 
     # What could not work.
 

@@ -52,10 +52,10 @@ def speaks_ssh(address: str, port: int = _SSH_PORT) -> bool:
     return False
 
 
-def addresses(libvirt: Any, domain: Any, *, agent: bool) -> list[str]:
+def addresses_of(libvirt: Any, domain: Any) -> list[str]:
     """Return a running guest's addresses: leases first, then its agent, then the ARP table."""
     sources = [libvirt.VIR_DOMAIN_INTERFACE_ADDRESSES_SRC_LEASE]
-    if agent:
+    if has_agent(domain.XMLDesc(0)):
         sources.append(libvirt.VIR_DOMAIN_INTERFACE_ADDRESSES_SRC_AGENT)
     sources.append(libvirt.VIR_DOMAIN_INTERFACE_ADDRESSES_SRC_ARP)
     for source in sources:
@@ -86,7 +86,7 @@ class Waiter:
         """Return whether it has an address."""
         if not self.running():
             return False
-        self.found = addresses(self.libvirt, self.domain, agent=has_agent(self.domain.XMLDesc(0)))
+        self.found = addresses_of(self.libvirt, self.domain)
         return bool(self.found)
 
     def ssh(self) -> bool:

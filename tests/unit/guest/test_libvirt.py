@@ -268,3 +268,14 @@ def test_memory_that_the_balloon_has_not_given_yet_is_no_change():
     edits, restart = _settled([], [asked])
     assert edits == ()
     assert [change.path for change in restart] == ["memory"]
+
+
+def test_what_is_waited_for_comes_back_with_its_addresses(host):
+    outcome = host.run({**GUEST, "wait_for": "running"})
+    (address,) = outcome["guests"][0]["addresses"]  # the driver makes one up
+    assert address.startswith("192.168.122.")
+    late = {**GUEST, "wait_for": "agent", "wait_timeout": "1s"}
+    with pytest.raises(ApplyError, match=r"its agent does not answer .* after 1s"):
+        host.run(late)
+    assert host.run({**late, "state": "stopped"})["changed"] is True
+    assert host.run({**late, "state": "absent"})["changed"] is True
