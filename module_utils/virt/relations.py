@@ -20,6 +20,7 @@ from .display import ONLY
 Stated = Mapping[str, Any]
 _HOSTDEV = ("pci", "usb", "usb_device", "mdev")
 _NO_IDE = ("q35", "pc-q35", "virt", "microvm")
+_VNC = 8  # characters of a password (RFC 6143, 7.2.2)
 _CONTRADICTS = "state one of them"
 
 
@@ -290,6 +291,10 @@ def nics(stated: Stated, path: str) -> Iterator[Problem]:
 def displays(stated: Stated, path: str) -> Iterator[Problem]:
     """Yield what a kind of graphics or video does not have."""
     for where, entry in _entries(stated, "graphics", path):
+        password = entry.get("password")
+        if entry.get("type") == "vnc" and isinstance(password, str) and len(password) > _VNC:
+            found = f"{len(password)} of them"
+            yield Problem(join(where, "password"), f"at most {_VNC} characters with VNC", found)
         for key, types in ONLY.items():
             if entry.get(key) is not None and entry.get("type") not in types:
                 expected = f"type: {' or '.join(types)} with it"

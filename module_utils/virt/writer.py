@@ -86,6 +86,8 @@ def _ports(root: Element) -> None:
     devices = root.find("devices")
     if devices is None:
         return
+    # libvirt's own first one has to be there before any other.
+    insert(devices, Fresh("controller", {"type": "pci", "index": "0", "model": "pcie-root"}))
     for _ in range(_PORTS):
         insert(devices, Fresh("controller", {"type": "pci", "model": "pcie-root-port"}))
 
