@@ -192,6 +192,7 @@ problems:
 from ansible.module_utils.basic import AnsibleModule
 from ansible.module_utils.converge.errors import VirtfleetError
 from ansible.module_utils.guest.local import converge_guests
+from ansible.module_utils.guest.spec import hidden
 
 
 def main() -> None:
@@ -209,9 +210,13 @@ def main() -> None:
             "uri": {"type": "str", "default": "qemu:///system"},
         },
         supports_check_mode=True,
+        # Ansible knows no secrets in a list of free mappings, and notes all of it in the journal.
+        no_log=True,
     )
+    options = dict(module.params)
+    module.params["guests"] = hidden(module.params["guests"])
     try:
-        outcome = converge_guests(module.params, module.run_command, module.check_mode)
+        outcome = converge_guests(options, module.run_command, module.check_mode)
     except VirtfleetError as error:
         module.fail_json(msg=str(error), **error.data)
     for item in outcome["blocked"]:

@@ -101,3 +101,12 @@ def test_a_place_that_cannot_be_read_is_an_error_with_its_path(run, tmp_path):
         answer = run(module)
         assert answer["failed"] is True
         assert answer["msg"].endswith("virtfleet/guests: Not a directory")
+
+
+def test_a_password_is_not_echoed(run):
+    guest = {"name": "a", "graphics": [{"type": "vnc", "password": "s3cr3tvn"}]}
+    answer = run(guests=[guest])
+    assert answer["actions"][0]["action"] == "create"
+    assert "s3cr3tvn" not in json.dumps(answer)
+    (echoed,) = answer["invocation"]["module_args"]["guests"]
+    assert echoed["graphics"][0]["type"] == "vnc"
