@@ -248,23 +248,18 @@ def images_step() -> Step:
 
 
 ODD = "tests/lab/test_odd_machines.py"
-ROLES = ("tests/lab/test_host_role.py", "tests/lab/test_storage_role.py")
 
 
-def lab_step(title: str, lab: str, *arguments: str, quiet: bool = False) -> Step:
-    """Return tests on a lab, which they raise under this name and take away."""
-    step = pytest_step(title, *arguments, f"--lab={lab}")
-    return replace(step, quiet=quiet, patience=LAB_PATIENCE, labs=(lab,))
+def lab_step(*arguments: str) -> Step:
+    """Return the tests on the lab of two hosts."""
+    step = pytest_step("tests on the lab", "tests/lab", f"--ignore={ODD}", *arguments)
+    return replace(step, patience=LAB_PATIENCE, labs=("test",))
 
 
-def lab_steps(arguments: Sequence[str]) -> tuple[Step, Step, Step]:
-    """Return the tests on odd machines, those of the long roles, and all other tests on a lab."""
-    rest = ["tests/lab", *(f"--ignore={name}" for name in (ODD, *ROLES))]
-    return (
-        lab_step("tests on odd machines", "odd", ODD, *arguments, quiet=True),
-        lab_step("tests of roles on the lab", "test-roles", *ROLES, *arguments, quiet=True),
-        lab_step("tests on the lab", "test", *rest, *arguments),
-    )
+def odd_step(*arguments: str) -> Step:
+    """Return the tests on machines unlike the others, which raise a lab of their own."""
+    step = pytest_step("tests on odd machines", ODD, *arguments)
+    return replace(step, quiet=True, patience=LAB_PATIENCE, labs=("odd",))
 
 
 def molecule_step(scenario: str) -> Step:
@@ -288,14 +283,14 @@ def test(arguments: Sequence[str]) -> list[list[Lane]]:
         pytest_step("tests on the real /dev/kvm", "tests/kvm", *arguments),
         pytest_step("tests in network namespaces", "tests/net", *arguments),
     ]
-    odd, roles, rest = lab_steps(arguments)
     if os.geteuid() != 0:
         print("== molecule's scenarios: left out, the lab's images are built as root")
-        return [[here], [[odd, roles, rest]]]
+        return [[here], [[lab_step(*arguments), odd_step(*arguments)]]]
     # A scenario with one host keeps one processor busy, and so does most of what needs no host.
     here.append(images_step())
-    # Of two hosts one often waits for the other: two labs make use of that.
-    return [[here, [molecule_step("bare"), odd]], [[rest], [roles, molecule_step("default")]]]
+    others: Lane = [molecule_step("bare"), odd_step(*arguments)]
+    # Two hosts keep all processors busy.
+    return [[here, others], [[lab_step(*arguments), molecule_step("default")]]]
 
 
 def soak(arguments: Sequence[str]) -> list[list[Lane]]:

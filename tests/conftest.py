@@ -37,7 +37,6 @@ sys.path.insert(0, str(REPOSITORY / "tests" / "shared"))
 
 def pytest_addoption(parser: pytest.Parser) -> None:
     parser.addoption("--soak", action="store_true", help="run the long forms of the tests, only")
-    parser.addoption("--lab", default="test", help="the name of the lab that the tests raise")
 
 
 def _why_no_kvm(device: str = "/dev/kvm") -> str:

@@ -35,9 +35,9 @@ def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
 
 
 @pytest.fixture(scope="session")
-def standing_lab(request: pytest.FixtureRequest) -> Iterator[Lab]:
+def standing_lab() -> Iterator[Lab]:
     """Raise the tests' own lab, beside any other, and take it down in the end."""
-    lab = Lab(request.config.getoption("--lab"), STANDARD)
+    lab = Lab("test", STANDARD)
     lab.down()  # what an interrupted run left
     try:
         lab.up()
