@@ -289,7 +289,6 @@ def test(arguments: Sequence[str]) -> list[list[Lane]]:
     # A scenario with one host keeps one processor busy, and so does most of what needs no host.
     here.append(images_step())
     others: Lane = [molecule_step("bare"), odd_step(*arguments)]
-    # Two hosts keep all processors busy.
     return [[here, others], [[lab_step(*arguments), molecule_step("default")]]]
 
 
