@@ -7,6 +7,7 @@ The binding is the distribution's own (python3-libvirt); what only reads and pla
 
 from __future__ import annotations
 
+import errno
 import sys
 import time
 from contextlib import suppress
@@ -70,13 +71,21 @@ class Connection:
         try:
             self.handle = self.libvirt.open(uri)
         except self.libvirt.libvirtError as error:
-            codes = (self.libvirt.VIR_ERR_SYSTEM_ERROR, self.libvirt.VIR_ERR_NO_CONNECT)
+            # A daemon that is there but refuses, or is stopped, may keep guests: that is not none.
+            system = error.get_error_code() == self.libvirt.VIR_ERR_SYSTEM_ERROR
             raise ConnectError(
                 f"no connection to {uri} ({said(error)})",
                 remedy="see that libvirt runs there (systemctl status libvirtd or virtqemud) and"
                 " that this user may use it",
-                missing=error.get_error_code() in codes,
+                missing=system and error.get_int1() == errno.ENOENT,
             ) from None
+
+    def is_lost(self) -> bool:
+        """Return whether the other end is gone."""
+        try:
+            return not self.handle.isAlive()
+        except self.libvirt.libvirtError:
+            return True
 
     def close(self) -> None:
         """End the connection."""

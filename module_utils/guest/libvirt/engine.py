@@ -98,11 +98,11 @@ class LibvirtEngine:
     @contextmanager
     def _told(self) -> Iterator[None]:
         """Turn what libvirt says into an error of ours; a lost connection is said to be one."""
-        libvirt = self._open().libvirt
+        connection = self._open()
         try:
             yield
-        except libvirt.libvirtError as error:
-            lost = not self._open().handle.isAlive()
+        except connection.libvirt.libvirtError as error:
+            lost = connection.is_lost()
             remedy = "libvirt went away in the middle: run again, once it is back" if lost else None
             raise VirtfleetError(f"libvirt: {said(error)}", remedy=remedy) from error
 
@@ -294,7 +294,10 @@ class LibvirtEngine:
             domain.setAutostart(1)
 
     def _adopt(self, name: str) -> None:
+        """Mark a domain as ours; what else was planned for it goes on from the marked one."""
+        self._unchanged(self._domain(name), self._seen[name])
         self._put_mark(name, Mark(self.fleet, name))
+        self._seen.update(Observer(self._open()).observe([name]))
 
     def _put_mark(self, name: str, mark: Mark) -> None:
         """Write the mark into the metadata, of the running domain too; nothing else is touched."""

@@ -7,6 +7,8 @@ The test driver keeps domains as the real ones do but runs nothing; the lab prov
 
 from __future__ import annotations
 
+import socket
+
 import pytest
 from ansible.module_utils.converge.action import LIVE, Edit
 from ansible.module_utils.converge.errors import InputError
@@ -15,6 +17,7 @@ from ansible.module_utils.guest.libvirt.dialect import _settled
 from ansible.module_utils.guest.libvirt.engine import LibvirtEngine
 from ansible.module_utils.guest.run import ApplyError, Wish, run
 from ansible.module_utils.kvm.layout import Layout
+from ansible.module_utils.virt.connection import ConnectError
 
 libvirt = pytest.importorskip("libvirt", reason="the binding is built for the controller's Python")
 
@@ -124,6 +127,25 @@ def test_a_domain_that_is_taken_over_keeps_all_that_it_has(host):
     rest = [line for line in after.splitlines() if not any(word in line for word in ours)]
     assert rest == before.splitlines()
     assert host.run({"name": "test"})["changed"] is False
+
+
+def test_a_domain_is_taken_over_and_changed_in_one_run(host):
+    host.handle.lookupByName("test").destroy()
+    wish = {"name": "test", "adopt": True, "title": "ours now", "state": "stopped"}
+    outcome = host.run(wish)
+    assert verbs(outcome) == ["1 adopt now", "1 update now"]
+    assert "<title>ours now</title>" in host.xml("test")
+    assert "urn:virtfleet:1" in host.xml("test")
+    assert host.run(wish)["changed"] is False
+
+
+def test_a_daemon_that_does_not_answer_is_no_host_without_guests(host, tmp_path):
+    with socket.socket(socket.AF_UNIX) as silent:
+        silent.bind(str(tmp_path / "socket"))  # and nobody listens
+        away = f"qemu+unix:///system?socket={tmp_path / 'socket'}"
+        for wish in (GUEST, {"name": "web", "state": "absent"}):
+            with pytest.raises(ConnectError, match="no connection to qemu"):
+                host.run(wish, check_mode=True, uri=away)
 
 
 def test_states_are_reached_from_each_other(host):
