@@ -29,7 +29,8 @@ options:
         V(restarted) (it is started anew now) and V(absent), for a guest of libvirt V(paused) and
         V(saved) too.
       - V(protected) keeps it from being removed, V(autostart) starts it when the host boots.
-      - The other keys of a guest of libvirt are described in C(docs/libvirt-guests.md).
+      - The other keys of a guest of libvirt are described in C(docs/libvirt-guests.md). What it is
+        told at its first boot (V(cloud_init)) is described in C(docs/first-boot.md).
       - Those of a guest of the helper are the following. V(kernel) is an absolute path, or one of
         the words V(greeter) (the guest program that the helper brings along) and V(host) (the
         kernel that the host runs itself). V(initrd) is an absolute path.
@@ -178,7 +179,8 @@ blocked:
   elements: dict
 guests:
   description: The declared guests as they are now, as RV(ignore:guests) of M(kvm_guests_info) but
-    without their consoles. Those that were waited for have their addresses.
+    without their consoles, and with V(vcpus) and V(memory) instead of their definitions. Those that
+    were waited for have their addresses.
   returned: always
   type: list
   elements: dict
@@ -189,15 +191,16 @@ problems:
   elements: dict
 """
 
-from ansible.module_utils.basic import AnsibleModule
 from ansible.module_utils.converge.errors import VirtfleetError
+from ansible.module_utils.converge.secrets import echoed
 from ansible.module_utils.guest.local import converge_guests
-from ansible.module_utils.guest.spec import hidden
+from ansible.module_utils.quiet import QuietModule
 
 
 def main() -> None:
     """Run the module."""
-    module = AnsibleModule(
+    # Its arguments hold secrets that no argument spec can name.
+    module = QuietModule(
         argument_spec={
             "guests": {"type": "list", "elements": "dict", "default": []},
             "fleet": {"type": "str", "default": "local"},
@@ -210,15 +213,15 @@ def main() -> None:
             "uri": {"type": "str", "default": "qemu:///system"},
         },
         supports_check_mode=True,
-        # Ansible knows no secrets in a list of free mappings, and notes all of it in the journal.
-        no_log=True,
     )
     options = dict(module.params)
-    module.params["guests"] = hidden(module.params["guests"])
+    module.params["guests"] = echoed(module.params["guests"])
     try:
         outcome = converge_guests(options, module.run_command, module.check_mode)
     except VirtfleetError as error:
         module.fail_json(msg=str(error), **error.data)
+    for text in outcome.pop("warnings"):
+        module.warn(text)
     for item in outcome["blocked"]:
         module.warn(f"{item['object']} is blocked: {item['reason']}; {item['remedy']}")
     module.exit_json(**outcome)

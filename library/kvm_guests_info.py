@@ -85,11 +85,21 @@ guests:
       description: What runs it.
       type: str
     state:
-      description: V(running), V(stopped), or V(failed) if it ended by itself and not well.
+      description: V(running), V(stopped), or V(failed) if it ended by itself and not well. A guest
+        of libvirt can be V(paused) or V(saved) too.
       type: str
     spec:
       description: Its definition, in the shape in which M(kvm_guests) takes it.
       type: dict
+    live:
+      description: The definition that it runs with, in the same shape. Null where it does not run.
+      type: dict
+    owned:
+      description: Whether this toolkit made it or took it over.
+      type: bool
+    adoptable:
+      description: Whether M(kvm_guests) would take it over with V(adopt).
+      type: bool
     digest:
       description: A digest of the definition.
       type: str
@@ -130,7 +140,8 @@ guests:
       type: list
       elements: str
     status:
-      description: What it says of itself, if O(status) asks for that.
+      description: What a guest of the helper says of itself, and what one of libvirt uses (seconds
+        of CPU, bytes of memory, traffic of disks and NICs), if O(status) asks for that.
       type: dict
 capabilities:
   description: By engine, what this host can do for guests.

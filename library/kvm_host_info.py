@@ -14,6 +14,8 @@ description:
     what it runs in) and judges it by checks with stable names.
   - Opens C(/dev/kvm), creates a VM and closes it again, so that the verdict rests on what works
     and not on flags alone.
+  - Where C(/dev/kvm) is missing while udev is still bringing up devices, as shortly after a boot,
+    it waits for them, for a minute at most.
   - Never changes anything on the host. What cannot be read is reported as V(unknown) with the
     reason.
   - Every check and every feature name is described in C(docs/readiness.md).
@@ -156,7 +158,7 @@ verdict:
 """
 
 from ansible.module_utils.basic import AnsibleModule
-from ansible.module_utils.host.observe import observe, to_dict
+from ansible.module_utils.host.observe import observe, to_dict, wait_for_kvm
 from ansible.module_utils.kvm.probe import probe
 
 
@@ -171,7 +173,9 @@ def main() -> None:
         supports_check_mode=True,
     )
     root = module.params["root"]
-    # Only the running system's KVM can be asked.
+    # Only the running system's KVM can be asked, and only that may still be on its way.
+    if root == "/":
+        wait_for_kvm()
     host = observe(root, probe if root == "/" else None)
     module.exit_json(changed=False, host=to_dict(host))
 

@@ -252,7 +252,8 @@ ODD = "tests/lab/test_odd_machines.py"
 
 def lab_step(*arguments: str) -> Step:
     """Return the tests on the lab of two hosts."""
-    step = pytest_step("tests on the lab", "tests/lab", f"--ignore={ODD}", *arguments)
+    options = [f"--ignore={ODD}", "--durations=40", "--durations-min=10"]
+    step = pytest_step("tests on the lab", "tests/lab", *options, *arguments)
     return replace(step, patience=LAB_PATIENCE, labs=("test",))
 
 

@@ -51,6 +51,9 @@ _LAB = {
 _TEST = {
     **_LAB,
     "mount": ["mount"],
+    "gpg": ["gnupg"],
+    "gpgv": ["gpgv"],
+    "xorriso": ["xorriso"],
     "as": ["binutils"],
     "/usr/include/linux/kvm.h": ["linux-libc-dev"],
     "virt-host-validate": ["libvirt-clients"],

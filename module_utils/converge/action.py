@@ -58,6 +58,19 @@ class Edit(Change):
     when: str = NEXT_BOOT
 
 
+def plain(edits: Iterable[Edit]) -> list[Change]:
+    """Return differences as the changes of an action."""
+    return [Change(edit.path, edit.before, edit.after) for edit in edits]
+
+
+def differs(changes: Iterable[Change]) -> str:
+    """Return the reason for an update in words: "memory and vcpus differ"."""
+    names = [change.path for change in changes]
+    if len(names) == 1:
+        return f"{names[0]} differs"
+    return f"{', '.join(names[:-1])} and {names[-1]} differ"
+
+
 @dataclass(frozen=True)
 class Action:
     """One thing to do to one object.

@@ -23,6 +23,16 @@ class VirtfleetError(Exception):
         self.data = data
 
 
+class ApplyError(VirtfleetError):
+    """Some actions failed; ``data`` is the result, with what was done and what was not."""
+
+
+def system_says(error: OSError) -> str:
+    """Return what the system has against a call, with the file where it names one."""
+    where = f"{error.filename}: " if error.filename else ""
+    return f"{where}{error.strerror or error}"
+
+
 @dataclass(frozen=True)
 class Problem:
     """One thing wrong in the input, at the path of its key (``guests[2].memory``)."""

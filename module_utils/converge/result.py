@@ -5,7 +5,9 @@
 from __future__ import annotations
 
 import json
-from typing import TYPE_CHECKING, Any, Iterable, Sequence
+from typing import TYPE_CHECKING, Any, Iterable, Mapping, Sequence
+
+from .errors import ApplyError
 
 if TYPE_CHECKING:
     from .action import Action, Blocked, Change, Pending
@@ -53,6 +55,40 @@ def result(
         "diff": diff(actions),
         **extra,
     }
+
+
+_NAMED = 5  # objects that a message about many names
+
+
+def _few(objects: Sequence[str]) -> str:
+    if len(objects) <= _NAMED:
+        return ", ".join(objects)
+    return f"{', '.join(objects[:_NAMED])} and {len(objects) - _NAMED} more"
+
+
+def accept(
+    outcome: dict[str, Any],
+    failures: Sequence[tuple[Action, str]],
+    late: Mapping[str, str] | None = None,
+) -> dict[str, Any]:
+    """Return a result of which nothing failed; ApplyError with all that did, alike in one line.
+
+    ``failures`` are actions with their reasons, ``late`` says by object what did not come about.
+    """
+    alike: dict[tuple[str, str], list[str]] = {}
+    for action, why in failures:
+        alike.setdefault((action.action, why), []).append(action.object)
+    lines = [f"{verb} {_few(objects)}: {why}" for (verb, why), objects in alike.items()]
+    lines += [f"{name}: {why}" for name, why in sorted((late or {}).items())]
+    if not lines:
+        return outcome
+    count = len(failures) + len(late or {})
+    if count > 1:
+        done = len(outcome["actions"])
+        lines.insert(0, f"{count} actions failed, {done} were carried out:")
+    # Both are the module's own to give.
+    data = {key: value for key, value in outcome.items() if key not in ("msg", "warnings")}
+    raise ApplyError("\n".join(lines), **data)
 
 
 def summary(actions: Sequence[Action]) -> str:

@@ -29,7 +29,7 @@ ACTIVE = (RUNNING, PAUSED)
 BOOT_KEYS = ("memory", "vcpus", "kernel", "initrd", "cmdline")
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, eq=False, repr=False)
 class Observed:
     """One guest as it is.
 
@@ -56,12 +56,33 @@ class Observed:
     problem: str | None = None
     remedy: str | None = None
     owned: bool = True
-    restart_required: bool = False
     files: tuple[str, ...] = ()
     detail: Any = None
 
 
-@dataclass(frozen=True)
+def describe(seen: Observed) -> dict[str, Any]:
+    """Return a guest as plain values."""
+    return {
+        "name": seen.name,
+        "engine": seen.engine,
+        "state": seen.state,
+        "spec": seen.spec,
+        "digest": seen.digest,
+        "fleet": seen.fleet,
+        "owned": seen.owned,
+        "adoptable": not seen.owned and seen.problem is None,
+        "uuid": seen.uuid,
+        "pid": seen.pid,
+        "uptime": seen.uptime,
+        "exit": seen.exit,
+        "autostart": bool((seen.spec or {}).get("autostart")),
+        "helper": seen.helper,
+        "restart_required": seen.booted is not None and seen.booted != seen.machine,
+        "problem": seen.problem,
+    }
+
+
+@dataclass(frozen=True, eq=False, repr=False)
 class Host:
     """What planning must know of the host.
 
@@ -76,19 +97,21 @@ class Host:
     supervised: bool = False
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, eq=False, repr=False)
 class Differences:
     """What differs between what was stated and a guest that is there.
 
     ``edits`` are to be made. ``restart`` is what a running guest has not taken over even then, and
-    takes over by being started anew.
+    takes over by being started anew. ``refused`` are, each with its remedy, the reasons why what
+    was stated cannot be made of it.
     """
 
     edits: tuple[Edit, ...] = ()
     restart: tuple[Change, ...] = ()
+    refused: tuple[tuple[str, str], ...] = ()
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, eq=False, repr=False)
 class Failure:
     """An action that could not be carried out."""
 
@@ -140,9 +163,13 @@ class Dialect(Protocol):
 
 
 class Engine(Protocol):
-    """One way to run guests on a host."""
+    """One way to run guests on a host.
+
+    ``warnings`` are what a user should know of a plan that is none of its problems.
+    """
 
     name: str
+    warnings: list[str]
 
     def host(self, name: str) -> Host:
         """Return the facts of this host, under its inventory name."""
@@ -164,6 +191,12 @@ class Engine(Protocol):
 
     def status(self, name: str) -> dict[str, Any] | None:
         """Return what a running guest says of itself, None where it does not answer."""
+
+    def running(self, seen: Observed) -> tuple[dict[str, Any] | None, bool]:
+        """Return the definition that a guest runs with, None where that is not known.
+
+        And whether it differs from what the guest would be started with.
+        """
 
     def addresses(self, name: str) -> list[str]:
         """Return the addresses of a running guest, as far as they are known."""

@@ -9,7 +9,7 @@ from contextlib import contextmanager
 from typing import TYPE_CHECKING, Any, Collection, Iterator, Mapping, Sequence
 
 from ..converge.lock import exclusive, holder
-from .ioctl.store import make_folder
+from ..kvm.layout import make_folder
 
 if TYPE_CHECKING:
     from ..converge.action import Action
@@ -30,11 +30,16 @@ class Engines:
         self._seen: dict[str, Observed] = {}
 
     def observe(self, names: Collection[str] | None = None) -> dict[str, Observed]:
-        """Return the guests of this host by name, all of them or at least those of the names."""
+        """Return the guests of this host by name, all of them or at least those of the names.
+
+        Of two with one name, which only a stranger can bring about, it is the one that is ours.
+        """
         found: dict[str, Observed] = {}
         for engine in self.by_name.values():
             for name, seen in engine.observe(names).items():
-                found.setdefault(name, seen)
+                known = found.get(name)
+                if known is None or (seen.owned and not known.owned):
+                    found[name] = seen
         self._seen = found
         return found
 
@@ -65,6 +70,10 @@ class Engines:
         for engine, own, theirs in self._apart(actions, specs):
             problems += engine.preflight(own, theirs, check_mode=check_mode)
         return problems
+
+    def warnings(self) -> list[str]:
+        """Return what a user should know of the plan."""
+        return [text for engine in self.by_name.values() for text in engine.warnings]
 
     def unfinished(self) -> bool:
         """Return whether an interrupted run left something."""

@@ -7,20 +7,19 @@ from __future__ import annotations
 import os
 from typing import TYPE_CHECKING, Any, Collection, Mapping, Sequence
 
-from ..converge.errors import InputError, Problem, VirtfleetError, shown
+from ..converge.errors import InputError, Problem, VirtfleetError, shown, system_says
 from ..kvm.layout import Layout
 from ..units import UnitError, parse_duration
+from .engine import describe
 from .engines import Engines
-from .ioctl.detached import Detached
-from .ioctl.engine import IoctlEngine, Supervisor
-from .ioctl.supervised import Run, Supervised, is_booted
-from .report import console_lines, describe
 from .run import Wish
 from .run import run as converge
 from .spec import ABSENT, DEFAULT_ENGINE
 
 if TYPE_CHECKING:
     from .engine import Engine
+    from .ioctl.engine import IoctlEngine
+    from .ioctl.supervised import Run
 
 _LINE = 1024  # bytes that a line of a console may take in the mean
 _DEFAULT_STOP_TIMEOUT = 30.0
@@ -35,8 +34,13 @@ def ioctl_engine(
     force: bool = False,
 ) -> IoctlEngine:
     """Return the helper's engine for the places below ``root``; ``run`` runs commands for it."""
+    # What a call does not need is not loaded: everything shipped is compiled on the host each time.
+    from .ioctl.detached import Detached
+    from .ioctl.engine import IoctlEngine
+    from .ioctl.supervised import Supervised, is_booted
+
     layout = Layout(root)
-    supervisor: Supervisor = Supervised(layout, run) if is_booted(root) else Detached(layout)
+    supervisor = Supervised(layout, run) if is_booted(root) else Detached(layout)
     return IoctlEngine(layout, supervisor, fleet=fleet, stop_timeout=stop_timeout, force=force)
 
 
@@ -44,6 +48,16 @@ def _concerns_libvirt(guests: Sequence[Any], *, prune: bool) -> bool:
     """Return whether a call may concern libvirt's guests: without need it is not even asked."""
     mappings = [guest for guest in guests if isinstance(guest, Mapping)]
     return prune or any(guest.get("engine", DEFAULT_ENGINE) == "libvirt" for guest in mappings)
+
+
+def _concerns_helper(guests: Sequence[Any], layout: Layout) -> bool:
+    """Return whether a call may concern guests of the helper: declared, there, or unfinished."""
+    try:
+        there = bool(os.listdir(layout.guests))
+    except OSError:
+        there = os.path.isdir(layout.guests)
+    mappings = [guest for guest in guests if isinstance(guest, Mapping)]
+    return there or any(guest.get("engine", DEFAULT_ENGINE) != "libvirt" for guest in mappings)
 
 
 def _needs_libvirt(guests: Sequence[Any]) -> bool:
@@ -84,21 +98,24 @@ def converge_guests(options: Mapping[str, Any], run: Run, check_mode: bool) -> d
         "stop_timeout": _duration("stop_timeout", options["stop_timeout"]),
         "force": options["force"],
     }
-    ioctl = ioctl_engine(options["root"], run, **ways)
-    engines: list[Engine] = [ioctl]
-    if _concerns_libvirt(options["guests"], prune=options["prune"]):
+    layout = Layout(options["root"])
+    engines: list[Engine] = []
+    of_libvirt = _concerns_libvirt(options["guests"], prune=options["prune"])
+    if not of_libvirt or _concerns_helper(options["guests"], layout):
+        engines.append(ioctl_engine(options["root"], run, **ways))
+    if of_libvirt:
         from .libvirt.engine import LibvirtEngine  # what only its guests should pay
 
         optional = check_mode or not _needs_libvirt(options["guests"])
-        engines.append(LibvirtEngine(options["uri"], optional=optional, **ways))
+        engines.append(LibvirtEngine(options["uri"], optional=optional, state=layout.state, **ways))
     wish = Wish(
         guests=options["guests"],
         fleet=options["fleet"],
         prune=options["prune"],
         expect=_expected(options["expect"]),
     )
-    host = ioctl.host(_host_name(options))
-    together = Engines(engines, ioctl.layout)
+    host = engines[0].host(_host_name(options))
+    together = Engines(engines, layout)
     try:
         return converge(together, wish, host, check_mode=check_mode)
     except OSError as error:
@@ -135,8 +152,7 @@ def look_at_guests(options: Mapping[str, Any], run: Run) -> dict[str, Any]:
 
 
 def _failure(error: OSError) -> VirtfleetError:
-    where = f"{error.filename}: " if error.filename else ""
-    return VirtfleetError(f"{where}{error.strerror or error}")
+    return VirtfleetError(system_says(error))
 
 
 def guests_info(
@@ -144,10 +160,16 @@ def guests_info(
 ) -> list[dict[str, Any]]:
     """Return the guests as plain values, all or those of ``names``, with their consoles' ends."""
     found = []
+    from .report import console_lines
+
     for name, seen in sorted(engine.observe().items()):
         if names and name not in names:
             continue
         guest = describe(seen)
+        if seen.spec is not None:
+            guest["spec"] = engine.dialect().masked(seen.spec)
+        guest["live"], waits = engine.running(seen)
+        guest["restart_required"] = guest["restart_required"] or waits
         guest["addresses"] = engine.addresses(name)
         guest["console"] = console_lines(engine.console(name, lines * _LINE), lines)
         if status:

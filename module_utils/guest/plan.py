@@ -11,7 +11,19 @@ from __future__ import annotations
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any, Iterable, Mapping, Sequence
 
-from ..converge.action import LIVE, NEXT_BOOT, NOW, REPLACE, Action, Blocked, Change, Pending, Plan
+from ..converge.action import (
+    LIVE,
+    NEXT_BOOT,
+    NOW,
+    REPLACE,
+    Action,
+    Blocked,
+    Change,
+    Pending,
+    Plan,
+    differs,
+    plain,
+)
 from ..converge.compare import leaves
 from .engine import ACTIVE, FAILED, PAUSED, RUNNING, SAVED, STOPPED, Host, Observed
 from .spec import ABSENT, KEPT, PRESENT, RESTARTED, Declared
@@ -36,18 +48,6 @@ class Planned:
 
     plan: Plan
     specs: dict[str, dict[str, Any]] = field(default_factory=dict)
-
-
-def _differs(changes: Iterable[Change]) -> str:
-    """Return the reason for an update in words: "memory and vcpus differ"."""
-    names = [change.path for change in changes]
-    if len(names) == 1:
-        return f"{names[0]} differs"
-    return f"{', '.join(names[:-1])} and {names[-1]} differ"
-
-
-def _plain(edits: Iterable[Edit]) -> list[Change]:
-    return [Change(edit.path, edit.before, edit.after) for edit in edits]
 
 
 def _kept(guest: Declared, seen: Observed | None, key: str) -> Any:
@@ -159,23 +159,23 @@ class _Planner:
             return
         if seen.state not in (*ACTIVE, SAVED) or stops:
             step = SECOND if stops else FIRST
-            self.act(step, guest.name, "update", _differs(edits), _plain(edits))
+            self.act(step, guest.name, "update", differs(edits), plain(edits))
             return
         at_once = [edit for edit in edits if edit.when == LIVE and seen.state in ACTIVE]
         later = [edit for edit in edits if edit not in at_once]
         if at_once:
-            self.act(FIRST, guest.name, "update", _differs(at_once), _plain(at_once), when=LIVE)
+            self.act(FIRST, guest.name, "update", differs(at_once), plain(at_once), when=LIVE)
         if later:
-            reason = _differs(later)
+            reason = differs(later)
             if not ends:
                 reason += ", which takes effect when it is started anew"
-            self.act(FIRST, guest.name, "update", reason, _plain(later), when=NEXT_BOOT)
+            self.act(FIRST, guest.name, "update", reason, plain(later), when=NEXT_BOOT)
 
     def outstanding(self, guest: Declared, seen: Observed, changes: Sequence[Change]) -> None:
         """Tell what a guest that goes on running has not taken over yet."""
         name = guest.name
         if changes:
-            reason = f"it runs with an older definition: {_differs(changes)}"
+            reason = f"it runs with an older definition: {differs(changes)}"
             self.wait(name, RESTART_REQUIRED, reason, "ask for state: restarted", changes)
         if None not in (seen.helper, self.host.helper) and seen.helper != self.host.helper:
             self.wait(
@@ -189,7 +189,7 @@ class _Planner:
     def renew(self, guest: Declared, seen: Observed, edits: Sequence[Edit]) -> None:
         """Plan a guest whose nature differs: it can only be made anew, if that is asked for."""
         nature = [edit for edit in edits if edit.when == REPLACE]
-        reason = f"{_differs(nature)}, which only a new guest can have"
+        reason = f"{differs(nature)}, which only a new guest can have"
         if _kept(guest, seen, "protected"):
             self.block(guest.name, f"{reason}, and it is protected", "state protected: false")
             return
@@ -201,7 +201,7 @@ class _Planner:
         self.specs[guest.name] = self.dialects[seen.engine].complete(
             {**(seen.spec or {}), **guest.stated}, None
         )
-        self.act(SECOND, guest.name, "replace", reason, _plain(edits), destructive=True)
+        self.act(SECOND, guest.name, "replace", reason, plain(edits), destructive=True)
         wanted = guest.state not in (PRESENT, WANT_STOPPED, WANT_SAVED)
         if wanted or (guest.state == PRESENT and seen.state in ACTIVE):
             self.start(guest, "it was made anew", seen.state, step=THIRD)
@@ -210,6 +210,10 @@ class _Planner:
         """Plan a guest that is there and shall be."""
         dialect = self.dialects[seen.engine]
         found = dialect.differences(guest.stated, seen)
+        if found.refused:
+            for reason, remedy in found.refused:
+                self.block(guest.name, reason, remedy)
+            return
         if not seen.owned:
             self.act(FIRST, guest.name, "adopt", "it is not ours yet, and that is asked for")
         if any(edit.when == REPLACE for edit in found.edits):

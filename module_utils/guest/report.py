@@ -7,13 +7,10 @@ Pure: everything comes from what was observed. What a guest wrote itself is made
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Any, Iterable, Mapping, Sequence
+from typing import Any, Iterable, Mapping, Sequence
 
 from ..converge.text import fit, pad, plain, width
 from ..units import format_duration
-
-if TYPE_CHECKING:
-    from .engine import Observed
 
 _COLOURS = {"running": "32", "stopped": "33", "failed": "31"}
 _BOLD, _DIM = "1", "2"
@@ -31,26 +28,6 @@ def console_lines(content: bytes, lines: int, limit: int = 500) -> list[str]:
     while shown and not shown[-1]:
         shown.pop()
     return shown[-lines:] if lines > 0 else []
-
-
-def describe(seen: Observed) -> dict[str, Any]:
-    """Return a guest as plain values."""
-    return {
-        "name": seen.name,
-        "engine": seen.engine,
-        "state": seen.state,
-        "spec": seen.spec,
-        "digest": seen.digest,
-        "fleet": seen.fleet,
-        "uuid": seen.uuid,
-        "pid": seen.pid,
-        "uptime": seen.uptime,
-        "exit": seen.exit,
-        "autostart": bool((seen.spec or {}).get("autostart")),
-        "helper": seen.helper,
-        "restart_required": seen.booted is not None and seen.booted != seen.machine,
-        "problem": seen.problem,
-    }
 
 
 def _note(guest: Mapping[str, Any]) -> str:
@@ -73,8 +50,8 @@ def _row(guest: Mapping[str, Any]) -> tuple[str, ...]:
     return (
         plain(str(guest.get("name"))),
         plain(str(guest.get("state"))),
-        plain(str(spec.get("vcpus", ""))),
-        plain(str(spec.get("memory", ""))),
+        plain(str(spec.get("vcpus") or guest.get("vcpus") or "")),
+        plain(str(spec.get("memory") or guest.get("memory") or "")),
         "" if uptime is None else format_duration(uptime) if uptime >= 1 else "0s",
         _note(guest),
     )
@@ -94,7 +71,7 @@ def _widths(rows: Sequence[Sequence[str]], total: int) -> list[int]:
 
 
 def table(guests: Iterable[Mapping[str, Any]], total: int = 100, *, colour: bool = False) -> str:
-    """Return a table of guests, as `describe` gives them, at most ``total`` cells wide."""
+    """Return a table of guests, as `engine.describe` gives them, at most ``total`` cells wide."""
     rows = [_row(guest) for guest in guests]
     if not rows:
         return "no guests\n"
@@ -134,7 +111,8 @@ def outstanding(
     lines = []
     for word, code, items in (("pending", "33", pending), ("blocked", "31", blocked)):
         for item in items:
-            name = plain(str(item["object"]).partition("/")[2])
+            kind, _, name = plain(str(item["object"])).partition("/")
+            name = name if kind == "guest" else f"{kind}/{name}"
             text = plain(f"{name}: {item['reason']}; {item['remedy']}")
             room = max(total, MIN_WIDTH) - width(word) - len(_GAP)
             lines.append(_paint(word, code, colour) + _GAP + fit(text, room))

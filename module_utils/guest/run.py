@@ -12,10 +12,10 @@ from dataclasses import dataclass, field, replace
 from typing import TYPE_CHECKING, Any, Mapping, Sequence
 
 from ..converge.errors import InputError, VirtfleetError
-from ..converge.result import result, summary
+from ..converge.result import accept, result, summary
 from . import spec
+from .engine import describe
 from .plan import Planned, plan
-from .report import describe
 
 if TYPE_CHECKING:
     from ..converge.action import Action
@@ -24,7 +24,7 @@ if TYPE_CHECKING:
     from .spec import Declared
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, eq=False, repr=False)
 class Wish:
     """What a run is asked for; see the options of the module kvm_guests."""
 
@@ -34,11 +34,7 @@ class Wish:
     expect: Mapping[str, str] = field(default_factory=dict)
 
 
-class ApplyError(VirtfleetError):
-    """Some actions failed; ``data`` is the result, with what was done and what was not."""
-
-
-@dataclass(frozen=True)
+@dataclass(frozen=True, eq=False, repr=False)
 class _Round:
     """What was read, desired and planned in one go."""
 
@@ -84,6 +80,13 @@ def _place(path: str, places: Mapping[str, str]) -> str:
     return f"{places[name]}{dot}{key}" if name in places else path
 
 
+def _brief(seen: Observed) -> dict[str, Any]:
+    """Return a guest as it is now, its size instead of its definition: there may be hundreds."""
+    guest = describe(seen)
+    spec = guest.pop("spec") or {}
+    return {**guest, "vcpus": spec.get("vcpus"), "memory": spec.get("memory")}
+
+
 def _is_waited_for(guest: Declared) -> bool:
     return bool(guest.asked.get("wait_for")) and guest.state in (spec.RUNNING, spec.RESTARTED)
 
@@ -124,27 +127,29 @@ def run(engines: Engines, wish: Wish, host: Host, *, check_mode: bool) -> dict[s
         missed.update(item.object.partition("/")[2] for item in last.planned.plan.blocked)
         waiting = [g for g in last.declared if _is_waited_for(g) and g.name not in missed]
         waited = {guest.name for guest in waiting}
-        late = engines.settle(waiting)
-        if acts or waited:
-            observed = engines.observe(_names(wish.guests))
+        try:
+            late = engines.settle(waiting)
+            if acts or waited:
+                observed = engines.observe(_names(wish.guests))
+        except VirtfleetError:
+            if not failures:  # which tell more
+                raise
     names = [guest.name for guest in last.declared if guest.name in observed]
     outcome = result(
         done,
         last.planned.plan.pending,
         last.planned.plan.blocked,
         msg=summary(done),
+        warnings=engines.warnings(),
         guests=[
-            {**describe(observed[name]), "addresses": engines.addresses(name)}
+            {**_brief(observed[name]), "addresses": engines.addresses(name)}
             if name in waited
-            else describe(observed[name])
+            else _brief(observed[name])
             for name in names
         ],
     )
-    lines = [f"{f.action.action} {f.action.object}: {f.message}" for f in failures]
-    lines += [f"guest/{name}: {why}" for name, why in sorted(late.items())]
-    if lines:
-        if len(lines) > 1:
-            lines.insert(0, f"{len(lines)} actions failed, {len(done)} were carried out:")
-        del outcome["msg"]
-        raise ApplyError("\n".join(lines), **outcome)
-    return outcome
+    return accept(
+        outcome,
+        [(failure.action, failure.message) for failure in failures],
+        {f"guest/{name}": why for name, why in late.items()},
+    )

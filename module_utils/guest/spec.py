@@ -31,8 +31,6 @@ SAVED = "saved"
 ABSENT = "absent"
 STATES = (PRESENT, RUNNING, STOPPED, PAUSED, RESTARTED, SAVED, ABSENT)
 
-HIDDEN = "VALUE_SPECIFIED_IN_NO_LOG_PARAMETER"  # Ansible's own words
-
 # The keys of every guest. Those of the first row are no part of its definition.
 ASKED = ("state", "adopt", "replace", "remove_disks", "wait_for", "wait_timeout")
 KEPT = {"autostart": False, "protected": False}
@@ -67,13 +65,6 @@ def digest(spec: Mapping[str, Any]) -> str:
 def quotable(value: object) -> bool:
     """Return whether YAML probably made a number or a truth value of a word."""
     return isinstance(value, (bool, int, float))
-
-
-def hidden(value: Any) -> Any:
-    """Return what a user gave with every password in it replaced, for a module's own echo."""
-    if isinstance(value, Mapping):
-        return {k: HIDDEN if k == "password" else hidden(inside) for k, inside in value.items()}
-    return [hidden(inside) for inside in value] if isinstance(value, list) else value
 
 
 class Reader:

@@ -4,11 +4,13 @@
 
 from __future__ import annotations
 
+import os
+import time
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any, Callable, Dict
 
 from .probes import cgroups, cpuinfo, devices, memory, modules, pci, platform, registers, software
-from .source import plain
+from .source import at, plain
 
 if TYPE_CHECKING:
     from .features import State
@@ -32,6 +34,8 @@ _VENDORS = {
 }
 
 KvmProbe = Callable[[], Dict[str, Any]]
+
+UDEV_PATIENCE = 60.0
 
 
 @dataclass(eq=False, repr=False)
@@ -89,6 +93,20 @@ class Host:
     def kvm_works(self) -> bool:
         """Whether a VM was really created."""
         return self.kvm is not None and bool(self.kvm.get("vm_created"))
+
+
+def wait_for_kvm(root: str = "/", patience: float = UDEV_PATIENCE) -> bool:
+    """Wait while /dev/kvm is missing and udev brings up devices; say whether it is there.
+
+    A host answers over SSH before udev has loaded all modules, which a slow device can hold up.
+    ``patience`` is in seconds. ``/run/udev/queue`` is what udevadm-settle(8) looks at.
+    """
+    give_up = time.monotonic() + patience
+    while not os.path.exists(at(root, "/dev/kvm")):
+        if not os.path.exists(at(root, "/run/udev/queue")) or time.monotonic() > give_up:
+            return False
+        time.sleep(0.1)
+    return True
 
 
 def observe(root: str = "/", kvm_probe: KvmProbe | None = None) -> Host:

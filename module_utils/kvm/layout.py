@@ -12,11 +12,14 @@ from __future__ import annotations
 import os
 import re
 import stat
+from contextlib import suppress
 
 # Guests' users: numbers without an entry in passwd, in a range that no distribution allocates from
 # (systemd, docs/UIDS-GIDS.md: unused above 1879048191).
 FIRST_UID = 0x7000_0000
 UID_MASK = 0x07FF_FFFF
+
+OPEN_FOLDER = 0o755
 
 _NAME = re.compile(r"[a-z0-9](?:[a-z0-9-]{0,61}[a-z0-9])?", re.ASCII)
 
@@ -24,6 +27,15 @@ _NAME = re.compile(r"[a-z0-9](?:[a-z0-9-]{0,61}[a-z0-9])?", re.ASCII)
 def valid_name(name: object) -> bool:
     """Return whether ``name`` is a lower-case RFC 1123 label of at most 63 characters."""
     return isinstance(name, str) and _NAME.fullmatch(name) is not None
+
+
+def make_folder(path: str) -> None:
+    """Make a folder and those above it, for everybody to read whatever the umask says."""
+    if not os.path.isdir(path):
+        make_folder(os.path.dirname(path))
+        with suppress(FileExistsError):
+            os.mkdir(path)
+        os.chmod(path, OPEN_FOLDER)
 
 
 class GuestPaths:

@@ -102,7 +102,7 @@ class _Vcpus:
         return bool(_Vcpus.now(root) != _Vcpus.most(root))
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, eq=False, repr=False)
 class Amount(Leaf):
     """What the guest has now; without a stated maximum the maximum goes along with it."""
 
@@ -132,7 +132,7 @@ class Amount(Leaf):
         self.amount.write(scope, value, value if most is None else most)
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, eq=False, repr=False)
 class Most(Leaf):
     """The maximum, where it is more than what there is now."""
 

@@ -8,7 +8,6 @@ and sockets that it chose: neither is the user's.
 
 from __future__ import annotations
 
-from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, Mapping
 
 from ..converge.action import LIVE
@@ -25,7 +24,6 @@ _PTS = "/dev/pts/"
 _CHOSEN = "/channel/target/"  # the part of the name of each socket that libvirt itself makes
 
 
-@dataclass(frozen=True)
 class _Path(Leaf):
     """The path of a source, where the user chose it."""
 

@@ -4,18 +4,13 @@
 
 from __future__ import annotations
 
-from typing import Any, Mapping
+from typing import Any, Mapping, Sequence
 
 from ..converge.compare import join
 from ..converge.errors import Problem, VirtfleetError, shown, unknown
 from .document import Document
 from .domain import FIELDS, KEYS, XML
-from .merge import fragment
-from .patcher import patch_root
 from .relations import RULES, for_new
-from .writer import Capabilities, write
-
-_ANY = Capabilities("q35")  # the contradictions of a fragment are the same on every machine
 
 
 def _fragment(value: Any, path: str, problems: list[Problem]) -> Any:
@@ -25,6 +20,8 @@ def _fragment(value: Any, path: str, problems: list[Problem]) -> Any:
     if not isinstance(value, str):
         problems.append(Problem(path, "XML as text", shown(value)))
         return None
+    from .merge import fragment  # compiled on the host, so only where there is one
+
     try:
         fragment(value, path)
     except VirtfleetError as error:
@@ -36,8 +33,12 @@ def _fragment(value: Any, path: str, problems: list[Problem]) -> Any:
 
 def _contradictions(stated: Mapping[str, Any], path: str) -> list[Problem]:
     """Return what a fragment would set otherwise than the keys do: every run would change it."""
+    from .patcher import patch_root
+    from .writer import Capabilities, write
+
     keys = {key: value for key, value in stated.items() if key != XML}
-    root = Document(write(stated, "guest", _ANY)).root
+    # The contradictions are the same on every machine.
+    root = Document(write(stated, "guest", Capabilities("q35"))).root
     return [
         Problem(
             join(path, XML),
@@ -50,13 +51,18 @@ def _contradictions(stated: Mapping[str, Any], path: str) -> list[Problem]:
 
 
 def check(
-    stated: Mapping[Any, Any], path: str, problems: list[Problem], *, new: bool = False
+    stated: Mapping[Any, Any],
+    path: str,
+    problems: list[Problem],
+    *,
+    new: bool = False,
+    also: Sequence[str] = (),
 ) -> dict[str, Any]:
     """Return the canonical form of what was stated of one guest, its problems added to the list.
 
     ``path`` is where the guest stands in the input (``guests[2]``). Sizes come in their largest
     unit, lists of CPUs as ranges, UUIDs and MACs in lower case; null means "none of it". A ``new``
-    guest has to state the sources of its disks and NICs.
+    guest has to state the sources of its disks and NICs. ``also`` are keys that others read.
     """
     count = len(problems)
     known = {one.key: one for one in FIELDS}
@@ -70,7 +76,7 @@ def check(
             canonical[key] = known[key].check(value, join(path, key), problems)
         else:
             text = key if isinstance(key, str) and key.isprintable() else shown(key)
-            problems.append(unknown(join(path, text[:64]), key, "a known key", (*KEYS, XML)))
+            problems.append(unknown(join(path, text[:64]), key, "a known key", (*KEYS, XML, *also)))
     if len(problems) > count:
         return canonical
     for rule in RULES:

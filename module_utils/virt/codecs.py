@@ -19,7 +19,6 @@ from .document import Element, illegal, is_element, text_of
 
 MAX_TEXT = 4095  # bytes of one line; a path's limit is the same (PATH_MAX without the final NUL)
 MAX_CPU = 4095  # QEMU's machines have far fewer
-HIDDEN = "********"  # what stands for a password wherever one is shown
 
 
 class Refused(ValueError):  # noqa: N818 (it is an answer, not a fault)
@@ -63,7 +62,7 @@ def write_text(element: Element, attribute: str | None, text: str) -> None:
     element.text = text
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, eq=False, repr=False)
 class Codec:
     """Text of one line, as it is."""
 
@@ -95,7 +94,6 @@ class Codec:
         write_text(element, attribute, self.encode(value))
 
 
-@dataclass(frozen=True)
 class Lines(Codec):
     """Text that may have line breaks and tabs."""
 
@@ -111,12 +109,11 @@ class Lines(Codec):
         return value
 
 
-@dataclass(frozen=True)
 class Secret(Codec):
     """A password: written, compared, and never shown."""
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, eq=False, repr=False)
 class Pattern(Codec):
     """Text of a certain form."""
 
@@ -135,7 +132,7 @@ class Pattern(Codec):
         return self.decode(text)
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, eq=False, repr=False)
 class Words(Codec):
     """One of several words; ``xml`` has those that libvirt calls otherwise."""
 
@@ -162,7 +159,7 @@ class Words(Codec):
         raise Refused(f"{self.expected} ({', '.join(self.words)})", remedy)
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, eq=False, repr=False)
 class Whole(Codec):
     """A whole number in a range; ``base`` 16 is written as libvirt does, 0x0003."""
 
@@ -190,7 +187,7 @@ class Whole(Codec):
         return value
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, eq=False, repr=False)
 class Flag(Codec):
     """A truth value in libvirt's words."""
 
@@ -214,7 +211,6 @@ class Flag(Codec):
         return value
 
 
-@dataclass(frozen=True)
 class OfElement(Codec):
     """A value that an element holds in several places; its attribute is always None."""
 
@@ -239,7 +235,6 @@ class OfElement(Codec):
         self.give(element, value)
 
 
-@dataclass(frozen=True)
 class Present(OfElement):
     """True where the element is there, whatever it holds."""
 
@@ -274,7 +269,7 @@ def _factor(unit: str) -> int | None:
     return None if power is None else int(base**power)
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, eq=False, repr=False)
 class Size(Codec):
     """A size, "2GiB"; ``unit_in`` names the attribute with libvirt's unit, ``unit`` its default."""
 
@@ -354,7 +349,7 @@ def format_cpu_set(numbers: set[int]) -> str:
     return ",".join(parts)
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, eq=False, repr=False)
 class CpuSet(Codec):
     """A list of CPUs or nodes: "0-3,8"; a single number may be stated as one."""
 
@@ -374,7 +369,6 @@ class CpuSet(Codec):
         return format_cpu_set(found)
 
 
-@dataclass(frozen=True)
 class Alias(Pattern):
     """A machine type; its family alone (q35) is met by each of its versions (pc-q35-7.2)."""
 

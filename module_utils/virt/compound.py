@@ -18,7 +18,7 @@ def _whole(raw: str | None) -> Any:
     return int(raw) if raw is not None and raw.isascii() and raw.isdigit() else raw
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, eq=False, repr=False)
 class Pci(OfElement):
     """A PCI address, "0000:03:00.0", on an <address> element."""
 
@@ -54,7 +54,7 @@ class Pci(OfElement):
         return f"{domain:04x}:{bus:02x}:{slot:02x}.{function:x}"
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, eq=False, repr=False)
 class Pair(OfElement):
     """Two numbers of an element as one text: a USB device by vendor:product or bus.device."""
 
@@ -99,7 +99,7 @@ class Pair(OfElement):
         return self.sign.join(self._number(half.lower()) for half in halves)
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, eq=False, repr=False)
 class Tags(OfElement):
     """The VLAN tags of a <vlan> element; more than one make a trunk."""
 
@@ -135,7 +135,7 @@ class Tags(OfElement):
         return sorted(set(tags))
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, eq=False, repr=False)
 class Several(OfElement):
     """A list of words, each an element of its own with the word in one attribute."""
 
@@ -165,7 +165,7 @@ class Several(OfElement):
         return checked
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, eq=False, repr=False)
 class Chosen(OfElement):
     """A number in one attribute, or "auto" where another says that libvirt chooses it."""
 

@@ -10,12 +10,13 @@ from __future__ import annotations
 import errno
 import sys
 import time
-from contextlib import suppress
-from typing import Any, Callable
+from contextlib import contextmanager, suppress
+from typing import Any, Callable, Iterable, Iterator
 
-from ..converge.errors import VirtfleetError
+from ..converge.errors import VirtfleetError, system_says
 
 LOCAL_URI = "qemu:///system"
+LOST = "libvirt went away in the middle; run again, once it is back"
 _TICK = 0.5  # seconds after which a wait looks by itself, should an event be lost
 
 
@@ -48,19 +49,6 @@ def said(error: Any) -> str:
     return " ".join(text.split())
 
 
-def attempt(libvirt: Any, work: Callable[..., Any], *arguments: Any) -> str | None:
-    """Do it, and return why that failed, None if it did not."""
-    try:
-        work(*arguments)
-    except libvirt.libvirtError as error:
-        return said(error)
-    except VirtfleetError as error:
-        return str(error)
-    except OSError as error:
-        return f"{error.filename}: {error.strerror or error}"
-    return None
-
-
 class Connection:
     """One connection, and the events that come over it."""
 
@@ -86,6 +74,37 @@ class Connection:
             return not self.handle.isAlive()
         except self.libvirt.libvirtError:
             return True
+
+    @contextmanager
+    def passing(self) -> Iterator[None]:
+        """Pass over what another process has removed since it was listed; all else is an error."""
+        libvirt = self.libvirt
+        try:
+            yield
+        except libvirt.libvirtError as error:
+            if error.get_error_code() not in (
+                libvirt.VIR_ERR_NO_DOMAIN,
+                libvirt.VIR_ERR_NO_NETWORK,
+                libvirt.VIR_ERR_NO_STORAGE_POOL,
+                libvirt.VIR_ERR_NO_STORAGE_VOL,
+            ):
+                raise
+
+    def each(self, names: Iterable[str], work: Callable[[str], Any]) -> dict[str, str]:
+        """Do it for each, and return why it failed for those for which it did."""
+        found = {name: self._attempt(work, name) for name in names}
+        return {name: why for name, why in found.items() if why is not None}
+
+    def _attempt(self, work: Callable[[str], Any], name: str) -> str | None:
+        try:
+            work(name)
+        except self.libvirt.libvirtError as error:
+            return LOST if self.is_lost() else said(error)
+        except VirtfleetError as error:
+            return str(error)
+        except OSError as error:
+            return system_says(error)
+        return None
 
     def close(self) -> None:
         """End the connection."""

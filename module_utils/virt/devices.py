@@ -9,7 +9,6 @@ generator device", "Memory balloon device", "Watchdog devices", "Panic device", 
 
 from __future__ import annotations
 
-from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, Mapping
 
 from ..converge.action import LIVE, NEXT_BOOT
@@ -124,7 +123,6 @@ TPM = Group(
 )
 
 
-@dataclass(frozen=True)
 class _Backend(Leaf):
     """Where an RNG has its numbers from; QEMU's own generator needs no device."""
 
@@ -170,7 +168,7 @@ WATCHDOGS = Items(
     "watchdogs",
     "watchdog",
     (
-        Leaf("model", "@model", choice("a model", "i6300esb ib700 diag288"), required=True),
+        Leaf("model", "@model", choice("a model", "i6300esb ib700 diag288 itco"), required=True),
         Leaf(
             "action",
             "@action",

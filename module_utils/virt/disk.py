@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, Any, Mapping
 
 from ..converge.action import LIVE, NEXT_BOOT
 from .codecs import Pattern
-from .fields import Field, Group, Leaf, Variant, together
+from .fields import Aside, Field, Group, Leaf, Variant, together
 from .lists import Items
 from .words import (
     BYTES,
@@ -58,6 +58,11 @@ def bus_of(entry: Mapping[str, Any]) -> str | None:
     return BUSES[prefix.group()] if prefix else None
 
 
+def writes(entry: Mapping[str, Any]) -> bool:
+    """Return whether a guest writes to a disk: QEMU lets nobody else have its source then."""
+    return not entry.get("readonly") and entry.get("device") != "cdrom"
+
+
 def _attach(entry: Mapping[str, Any]) -> str:
     removable = entry.get("device") in REMOVABLE
     return LIVE if bus_of(entry) in HOT and not removable else NEXT_BOOT
@@ -99,6 +104,7 @@ AUTH = Group(
 )
 
 _INDEX = ("@index",)  # libvirt counts the images of a running guest
+_BASE = r"/.+|[a-z0-9][a-z0-9._-]{0,62}"
 SOURCES: tuple[Field, ...] = (
     Leaf("file", "source@file", PATH, _medium, clears=_INDEX, variant=_variant("file")),
     Leaf("block", "source@dev", PATH, _medium, clears=_INDEX, variant=_variant("block")),
@@ -183,6 +189,8 @@ THROTTLE = Group(
     (*(_rate(key) for key in RATES), Leaf("group", "iotune/group_name", NAME, _grouped)),
 )
 
+IMAGE_FORMAT = "qcow2"  # of a new disk that states a size and no format
+SECTOR = 512
 FORMATS = "raw qcow2 qed vmdk vdi vpc vhd iso luks"
 FIELDS: tuple[Field, ...] = (
     Leaf(
@@ -200,6 +208,10 @@ FIELDS: tuple[Field, ...] = (
         clears=("@rawio", "@sgio"),
     ),
     *SOURCES,
+    Aside("size", BYTES),
+    Aside(
+        "image", Pattern("an image's name, or an absolute path", r"/.+|[a-z0-9][a-z0-9._-]{0,62}")
+    ),
     Leaf(
         "startup_policy", "source@startupPolicy", choice("a policy", "mandatory requisite optional")
     ),
@@ -264,6 +276,8 @@ def _fresh(entry: Mapping[str, Any], root: Element) -> Mapping[str, Any]:
         more["bus"] = bus
     if entry.get("device") == "cdrom":
         more["readonly"] = True
+    if entry.get("size") is not None:
+        more["format"] = IMAGE_FORMAT
     return more
 
 

@@ -8,7 +8,6 @@ A password is in the XML only where the connection asked for it (VIR_DOMAIN_XML_
 
 from __future__ import annotations
 
-from dataclasses import dataclass
 from typing import Any, Mapping
 
 from ..converge.action import LIVE, NEXT_BOOT
@@ -41,7 +40,6 @@ ONLY: dict[str, tuple[str, ...]] = {
 }
 
 
-@dataclass(frozen=True)
 class _Listen(Leaf):
     """The address listened on; libvirt repeats that of the first <listen> in an attribute."""
 

@@ -137,6 +137,25 @@ class Document:
         return f"{self._before}{to_text(self.root, tags)}{self._after}"
 
 
+def tree(text: str, what: str = "domain XML") -> Element:
+    """Return the root of a document that is only looked at, in a fifth of a `Document`'s time.
+
+    Comments and the text around the root are left out, and nothing keeps elements from being nested
+    deep: it is for what libvirt itself has written.
+    """
+    builder = ET.TreeBuilder()
+    parser = expat.ParserCreate("utf-8")
+    parser.buffer_text = True
+    parser.StartElementHandler = builder.start
+    parser.EndElementHandler = builder.end
+    parser.CharacterDataHandler = builder.data
+    try:
+        parser.Parse(text.encode(), True)
+    except (expat.ExpatError, UnicodeEncodeError) as error:
+        raise XmlError(f"{what}: expected well-formed XML, found an error ({error})") from None
+    return builder.close()
+
+
 _LEAD = b"<fragment>"
 _TAG = re.compile(rb"""<(?:[^<>"']|"[^"]*"|'[^']*')*>""")
 
@@ -228,20 +247,21 @@ def _write(node: Element, parts: list[str], tags: Mapping[int, _Tag]) -> None:
     parts.append(f"</{node.tag}>")
 
 
+_RANKS = {tag: {name: rank for rank, name in enumerate(order)} for tag, order in ORDER.items()}
+
+
 def _position(parent: Element, tag: str) -> int:
     """Return where libvirt itself would put a new child of that tag."""
-    order = ORDER.get(parent.tag, ())
-    rank = {name: number for number, name in enumerate(order)}
-    own = rank.get(tag, len(order))
-    after = [
-        number
-        for number, child in enumerate(parent)
-        if is_element(child) and rank.get(child.tag, len(order)) <= own
-    ]
-    if after:
-        return after[-1] + 1
-    first = [number for number, child in enumerate(parent) if is_element(child)]
-    return first[0] if first else len(parent)
+    rank = _RANKS.get(parent.tag, {})
+    own = rank.get(tag, len(rank))
+    first = len(parent)
+    for number in range(len(parent) - 1, -1, -1):
+        child = parent[number]
+        if is_element(child):
+            if rank.get(child.tag, len(rank)) <= own:
+                return number + 1
+            first = number
+    return first
 
 
 def insert(parent: Element, child: Element, index: int | None = None) -> Element:

@@ -14,7 +14,8 @@ from typing import Any, Callable, Mapping, Sequence, Union
 from ..converge.action import LIVE, NEXT_BOOT, REPLACE, Edit
 from ..converge.compare import join
 from ..converge.errors import Problem, shown, unknown
-from .codecs import HIDDEN, Codec, Present, Refused, Secret, Size
+from ..converge.secrets import HIDDEN
+from .codecs import Codec, Present, Refused, Secret, Size
 from .document import Element, remove
 from .place import Place, place
 
@@ -75,7 +76,7 @@ def clear(element: Element, names: Sequence[str]) -> None:
             remove(element, child)
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, eq=False, repr=False)
 class Variant:
     """The attribute of the scope that says which of several keys holds (a disk's file, block …).
 
@@ -112,6 +113,13 @@ class Field:
         """Return what is there, None for nothing."""
         raise NotImplementedError
 
+    def needed(self) -> str | None:
+        """Return the child or @attribute of its scope without which `get` finds nothing.
+
+        None where it may find something without any one of them.
+        """
+        return None
+
     def patch(self, scope: Element, value: Any, edits: Edits, path: str) -> None:
         """Make it what was stated."""
         raise NotImplementedError
@@ -128,11 +136,28 @@ class Field:
 def read_fields(scope: Element, fields: Sequence[Field]) -> dict[str, Any]:
     """Return what is there of all fields."""
     found: dict[str, Any] = {}
-    for one in fields:
-        value = one.get(scope)
-        if value is not None:
-            found[one.key] = one.masked(value)
+    there = {child.tag for child in scope}
+    there.update(f"@{name}" for name in scope.attrib)
+    for needed, one in _needing(fields):
+        if needed is None or needed in there:
+            value = one.get(scope)
+            if value is not None:
+                found[one.key] = one.masked(value)
     return {key: value for key, value in found.items() if value != HIDDEN}
+
+
+_NEEDING: dict[int, tuple[Sequence[Field], list[tuple[str | None, Field]]]] = {}
+
+
+def _needing(fields: Sequence[Field]) -> list[tuple[str | None, Field]]:
+    """Return each field with what it needs to be there.
+
+    Most of the table is not there in most domains: this is what reading them lives on.
+    """
+    known = _NEEDING.get(id(fields))
+    if known is None or known[0] is not fields:
+        known = _NEEDING[id(fields)] = (fields, [(one.needed(), one) for one in fields])
+    return known[1]
 
 
 def patch_fields(
@@ -186,7 +211,17 @@ def missing(keys: Sequence[str], stated: Mapping[Any, Any], path: str) -> list[P
     ]
 
 
-@dataclass(frozen=True)
+def _checked(codec: Codec, value: Any, path: str, problems: list[Problem]) -> Any:
+    """Return a value's canonical form; what is refused is a problem, and comes back as it is."""
+    try:
+        return codec.check(value)
+    except Refused as refused:
+        found = _UNSHOWN if isinstance(codec, Secret) else shown(value)
+        problems.append(Problem(path, refused.expected, found, refused.remedy))
+        return value
+
+
+@dataclass(frozen=True, eq=False, repr=False)
 class Leaf(Field):
     """One value at one place.
 
@@ -211,6 +246,12 @@ class Leaf(Field):
 
     def __post_init__(self) -> None:
         object.__setattr__(self, "place", place(self.at))
+
+    def needed(self) -> str | None:
+        """Return what has to be there for it."""
+        if self.place.steps or self.place.attribute is None:
+            return self.place.first
+        return f"@{self.place.attribute}"
 
     def get(self, scope: Element) -> Any:
         """Return the value, None where there is none."""
@@ -283,15 +324,29 @@ class Leaf(Field):
         """Return the canonical form of what was stated."""
         if (value is None and not self.required) or (self.blank and value == ""):
             return None
-        try:
-            return self.codec.check(value)
-        except Refused as refused:
-            found = _UNSHOWN if isinstance(self.codec, Secret) else shown(value)
-            problems.append(Problem(path, refused.expected, found, refused.remedy))
-            return value
+        return _checked(self.codec, value, path, problems)
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, eq=False, repr=False)
+class Aside(Field):
+    """A value that a domain's XML does not have: it is checked here, and made by somebody else."""
+
+    key: str
+    codec: Codec = field(default_factory=Codec)
+
+    def get(self, scope: Element) -> Any:
+        """Return None: the XML does not say it."""
+        del scope
+
+    def patch(self, scope: Element, value: Any, edits: Edits, path: str) -> None:
+        """Leave the XML as it is."""
+
+    def check(self, value: Any, path: str, problems: list[Problem]) -> Any:
+        """Return the canonical form of what was stated."""
+        return None if value is None else _checked(self.codec, value, path, problems)
+
+
+@dataclass(frozen=True, eq=False, repr=False)
 class Selected(Field):
     """True where the scope is of a variant that needs no source (a NIC's ``user``)."""
 
@@ -316,7 +371,7 @@ class Selected(Field):
         return value
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, eq=False, repr=False)
 class Group(Field):
     """Keys that belong together, below one element (``at``) or below the scope itself.
 
@@ -342,6 +397,10 @@ class Group(Field):
 
     def __post_init__(self) -> None:
         object.__setattr__(self, "place", place(self.at))
+
+    def needed(self) -> str | None:
+        """Return what has to be there for it."""
+        return self.place.first
 
     def get(self, scope: Element) -> Any:
         """Return what is there of the fields, None for nothing."""

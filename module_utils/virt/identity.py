@@ -6,7 +6,7 @@ from __future__ import annotations
 
 import uuid
 from hashlib import sha256
-from typing import Collection
+from typing import Collection, Sequence
 
 LOCAL = "local"  # the fleet of what belongs to none
 
@@ -27,3 +27,15 @@ def mac_for(name: str, nic: int, fleet: str = LOCAL, taken: Collection[str] = ()
         if found not in taken:
             return found
         attempt += 1
+
+
+def macs_for(
+    name: str, known: Sequence[str | None], fleet: str = LOCAL, taken: Collection[str] = ()
+) -> list[str]:
+    """Return the MACs of a guest's NICs in order: those that are ``known``, and new ones."""
+    used = {*taken, *(mac for mac in known if mac)}
+    found = []
+    for number, mac in enumerate(known):
+        found.append(mac or mac_for(name, number, fleet, used))
+        used.add(found[-1])
+    return found

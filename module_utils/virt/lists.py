@@ -24,7 +24,7 @@ def _key(edit: Edit, label: str) -> str:
     return _END.split(edit.path[len(label) + 1 :], 1)[0]
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, eq=False, repr=False)
 class _Found:
     """An entry that is there: its element, its values, and what names it."""
 
@@ -33,7 +33,7 @@ class _Found:
     name: str | None
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, eq=False, repr=False)
 class Items(Field):
     """A list of things of one tag. A stated list is the whole list: what it lacks is removed.
 
@@ -58,6 +58,10 @@ class Items(Field):
 
     def __post_init__(self) -> None:
         object.__setattr__(self, "place", place(self.at))
+
+    def needed(self) -> str | None:
+        """Return what has to be there for it."""
+        return self.place.first
 
     def found(self, scope: Element) -> list[_Found]:
         """Return the entries that are there."""
@@ -179,7 +183,87 @@ class Items(Field):
         return entries
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, eq=False, repr=False)
+class Values(Field):
+    """A list of values, an element each: in an attribute, or its text where that is None.
+
+    A stated list is the whole list; its order says nothing. Where there are ``least`` of them, it
+    cannot be shorter.
+    """
+
+    key: str
+    tag: str
+    attribute: str | None
+    codec: Codec = field(default_factory=Codec)
+    at: str = ""
+    when: str = NEXT_BOOT
+    least: int = 0
+    make: Mapping[str, str] = field(default_factory=dict)
+    place: Place = field(init=False)
+
+    def __post_init__(self) -> None:
+        object.__setattr__(self, "place", place(self.at))
+
+    def needed(self) -> str | None:
+        """Return what has to be there for it."""
+        return self.place.first or self.tag
+
+    def found(self, scope: Element) -> list[tuple[Element, Any]]:
+        """Return the elements that are there, with their values."""
+        container = self.place.element(scope)
+        if container is None:
+            return []
+        pairs = (
+            (one, self.codec.get(one, self.attribute)) for one in elements(container, self.tag)
+        )
+        return [(one, value) for one, value in pairs if value is not None]
+
+    def get(self, scope: Element) -> Any:
+        """Return the values, None where there is none."""
+        return [value for _, value in self.found(scope)] or None
+
+    def patch(self, scope: Element, value: Any, edits: Edits, path: str) -> None:
+        """Make the list what was stated."""
+        stated: Sequence[Any] = value or []
+        there = self.found(scope)
+        gone = [one for one, have in there if not any(self.codec.same(w, have) for w in stated)]
+        new = [w for w in stated if not any(self.codec.same(w, have) for _, have in there)]
+        if not gone and not new:
+            return
+        edits.add(path, [have for _, have in there] or None, list(stated) or None, self.when)
+        container = self.place.make(scope)
+        for one in gone:
+            remove(container, one)
+        for wanted in new:
+            element = Fresh(self.tag, dict(self.make))
+            self.codec.put(element, self.attribute, wanted)
+            insert(container, element)
+        self.place.prune(scope)
+
+    def check(self, value: Any, path: str, problems: list[Problem]) -> Any:
+        """Return the canonical form of the list; no value may be there twice."""
+        if value is None:
+            value = []
+        if not isinstance(value, (list, tuple)):
+            problems.append(Problem(path, "a list", shown(value)))
+            return []
+        canonical: list[Any] = []
+        for number, one in enumerate(value):
+            try:
+                checked = self.codec.check(one)
+            except Refused as refused:
+                where = f"{path}[{number}]"
+                problems.append(Problem(where, refused.expected, shown(one), refused.remedy))
+                continue
+            if checked in canonical:
+                problems.append(Problem(f"{path}[{number}]", "each value once", shown(one)))
+            canonical.append(checked)
+        if len(value) < self.least:
+            problems.append(Problem(path, f"at least {self.least}", str(len(value))))
+        return canonical
+
+
+@dataclass(frozen=True, eq=False, repr=False)
 class Map(Field):
     """Names with values, an element each; names that were not stated stay as they are."""
 
@@ -195,6 +279,10 @@ class Map(Field):
 
     def __post_init__(self) -> None:
         object.__setattr__(self, "place", place(self.at))
+
+    def needed(self) -> str | None:
+        """Return what has to be there for it."""
+        return self.place.first
 
     def get(self, scope: Element) -> Any:
         """Return the values by name, None where there is none."""

@@ -8,14 +8,13 @@ Sources: formatdomain, "Operating system booting", "Hypervisor features", "Time 
 
 from __future__ import annotations
 
-from dataclasses import dataclass
 from typing import Any
 
 from ..converge.action import LIVE, REPLACE
 from .codecs import Alias, Pattern, Whole, Words
 from .compound import Several
 from .document import Element, remove
-from .fields import Field, Group, Leaf
+from .fields import Edits, Field, Group, Leaf
 from .lists import Map
 from .words import COUNT, LINES, NUMBER, ON, PATH, TEXT, THERE, UUID, YES, choice
 
@@ -37,7 +36,6 @@ HYPERV = (
 )
 
 
-@dataclass(frozen=True)
 class _FirmwareType(Leaf):
     """os/@firmware; a loader in flash that was named by hand is UEFI too, nothing is BIOS."""
 
@@ -56,7 +54,6 @@ class _FirmwareType(Leaf):
             super().put(scope, value)
 
 
-@dataclass(frozen=True)
 class _SecureBoot(Leaf):
     """The wish for it where libvirt chooses the firmware, and the loader's own mark elsewhere."""
 
@@ -71,6 +68,13 @@ class _SecureBoot(Leaf):
         """Return what is there, None for nothing."""
         loader = self.loader(scope)
         return super().get(scope) if loader is None else YES.get(loader, "secure")
+
+    def patch(self, scope: Element, value: Any, edits: Edits, path: str) -> None:
+        """Make it what was stated; a loader that does not say that it is secure is not."""
+        loader = self.loader(scope)
+        if value is False and loader is not None and not YES.get(loader, "secure"):
+            return
+        super().patch(scope, value, edits, path)
 
     def put(self, scope: Element, value: Any) -> None:
         """Write the value."""
@@ -89,7 +93,6 @@ class _SecureBoot(Leaf):
             loader.attrib.pop("secure", None)
 
 
-@dataclass(frozen=True)
 class _BootDevices(Leaf):
     """The <boot dev=…> of <os>: BIOS's own order of kinds of devices."""
 
@@ -143,7 +146,6 @@ FEATURES = Group(
 )
 
 
-@dataclass(frozen=True)
 class _HypervMode(Leaf):
     """Whether the enlightenments are chosen one by one, or those of the host are all there."""
 

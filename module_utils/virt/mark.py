@@ -1,6 +1,6 @@
 # Copyright (C) 2026 virtfleet contributors
 # SPDX-License-Identifier: GPL-3.0-or-later
-"""The mark that a domain of ours bears in its metadata: whose it is, and which disks go with it."""
+"""The mark of ours in the metadata of a domain or network: whose it is, and what goes with it."""
 
 from __future__ import annotations
 
@@ -14,9 +14,9 @@ PREFIX = "virtfleet"
 
 @dataclass(frozen=True)
 class Mark:
-    """Fleet and name of a guest, the digest of its spec, and the targets of the disks it owns.
+    """Fleet and name of an object, the digest of its spec, and the files of the disks it owns.
 
-    A ``protected`` guest is neither removed nor made anew.
+    A ``protected`` one is neither removed nor made anew.
     """
 
     fleet: str
@@ -24,6 +24,7 @@ class Mark:
     digest: str = ""
     disks: tuple[str, ...] = ()
     protected: bool = False
+    kind: str = "guest"
 
 
 def _find(root: Element) -> Element | None:
@@ -40,17 +41,18 @@ def _find(root: Element) -> Element | None:
 
 
 def mark_of(root: Element) -> Mark | None:
-    """Return the mark that a domain bears, None where it is not ours."""
+    """Return the mark that an object's XML bears, None where it is not ours."""
     found = _find(root)
     if found is None:
         return None
-    disks = (child.get("target", "") for child in elements(found))
+    disks = (child.get("file", "") for child in elements(found))
     return Mark(
         found.get("fleet", ""),
         found.get("name", ""),
         found.get("digest", ""),
         tuple(disks),
         found.get("protected") == "yes",
+        found.tag.rpartition(":")[2],
     )
 
 
@@ -64,9 +66,9 @@ def _element(mark: Mark, *, prefixed: bool) -> Element:
         attributes["digest"] = mark.digest
     if mark.protected:
         attributes["protected"] = "yes"
-    made = Fresh(f"{prefix}guest", attributes)
-    for target in mark.disks:
-        made.append(Fresh(f"{prefix}disk", {"target": target}))
+    made = Fresh(f"{prefix}{mark.kind}", attributes)
+    for file in mark.disks:
+        made.append(Fresh(f"{prefix}disk", {"file": file}))
     return made
 
 
@@ -76,7 +78,7 @@ def metadata(mark: Mark) -> str:
 
 
 def put_mark(root: Element, mark: Mark) -> None:
-    """Make a domain bear the mark; the metadata of others stays."""
+    """Make an object's XML bear the mark; the metadata of others stays."""
     if mark_of(root) == mark:
         return
     holder = root.find("metadata")

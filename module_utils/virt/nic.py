@@ -9,13 +9,12 @@ stand. What it is connected to is the one of network, bridge, direct, hostdev, â
 from __future__ import annotations
 
 import re
-from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, Mapping
 
 from ..converge.action import LIVE, NEXT_BOOT
 from .codecs import Pattern, Whole, Words
 from .compound import Tags
-from .fields import Field, Group, Leaf, Selected, Variant, clear, together
+from .fields import Aside, Field, Group, Leaf, Selected, Variant, clear, together
 from .lists import Items, Map
 from .words import COUNT, DEVICE, MAC, ORDER, PATH, PCI, TEXT, UUID, YES, choice
 
@@ -23,6 +22,7 @@ if TYPE_CHECKING:
     from .document import Element
 
 
+_OCTET = "(?:25[0-5]|2[0-4][0-9]|1[0-9][0-9]|[1-9]?[0-9])"
 _CHOSEN = re.compile(r"(?:vnet|macvtap|macvlan)[0-9]+")
 
 
@@ -46,20 +46,37 @@ def _tagged(scope: Element, value: Any) -> str:
     return LIVE if switch and value is not None else NEXT_BOOT
 
 
-def _bandwidth(direction: str) -> Group:
-    at = f"bandwidth/{direction}"
-    names = ("average", "peak", "burst", *(("floor",) if direction == "inbound" else ()))
+def bandwidth(when: str = LIVE, floor: tuple[str, ...] = ("floor",)) -> Group:
+    """Return limits of what comes in and goes out, in KiB and KiB a second."""
     speed = Whole("KiB a second", 1)
     burst = Whole("KiB", 1)
+
+    def direction(name: str, keys: tuple[str, ...]) -> Group:
+        at = f"bandwidth/{name}"
+        leaves = (
+            Leaf(key, f"{at}@{key}", burst if key == "burst" else speed, when) for key in keys
+        )
+        return Group(name, tuple(leaves))
+
+    common = ("average", "peak", "burst")
     return Group(
-        direction,
-        tuple(
-            Leaf(name, f"{at}@{name}", burst if name == "burst" else speed, LIVE) for name in names
-        ),
+        "bandwidth", (direction("inbound", (*common, *floor)), direction("outbound", common))
     )
 
 
-@dataclass(frozen=True)
+def virtualport(kinds: str, when: str = NEXT_BOOT) -> Group:
+    """Return the port of a switch that is no plain bridge."""
+    return Group(
+        "virtualport",
+        (
+            Leaf("type", "@type", choice("a type", kinds), when, clears=("parameters",)),
+            Leaf("interface_id", "parameters@interfaceid", UUID, when),
+            Leaf("profile_id", "parameters@profileid", Pattern("a profile", ".{1,39}"), when),
+        ),
+        at="virtualport",
+    )
+
+
 class _Target(Leaf):
     """The host's end of a NIC, where the user named it: libvirt's own names change every time."""
 
@@ -69,7 +86,6 @@ class _Target(Leaf):
         return None if isinstance(found, str) and _CHOSEN.fullmatch(found) else found
 
 
-@dataclass(frozen=True)
 class _Filter(Leaf):
     """A filter's name; without one there is nothing that the parameters are of."""
 
@@ -97,6 +113,7 @@ FIELDS: tuple[Field, ...] = (
         clears=("@network", "@portid"),
         variant=_variant("bridge"),
     ),
+    Aside("lease", Pattern("an IPv4 address", rf"(?:{_OCTET}\.){{3}}{_OCTET}")),
     Leaf("direct", "source@dev", DEVICE, variant=_variant("direct")),
     Leaf(
         "mode",
@@ -109,26 +126,13 @@ FIELDS: tuple[Field, ...] = (
     Selected("ethernet", _variant("ethernet")),
     Leaf("managed", "@managed", YES),
     Leaf("portgroup", "source@portgroup", DEVICE),
-    Group(
-        "virtualport",
-        (
-            Leaf(
-                "type",
-                "@type",
-                choice("a type", "802.1Qbh openvswitch midonet"),
-                clears=("parameters",),
-            ),
-            Leaf("interface_id", "parameters@interfaceid", UUID),
-            Leaf("profile_id", "parameters@profileid", Pattern("a profile", ".{1,39}")),
-        ),
-        at="virtualport",
-    ),
+    virtualport("802.1Qbh openvswitch midonet"),
     _Target("target", "target@dev", DEVICE),
     Leaf("vlan", "vlan", Tags(), _tagged),
     Leaf("isolated", "port@isolated", YES, _plugged),
     Leaf("model", "model@type", Pattern("a NIC model", r"[a-zA-Z0-9_\-]+"), required=True),
     Leaf("driver", "driver@name", Words("a driver", ("vhost", "qemu"))),
-    Leaf("queues", "driver@queues", Whole("a number of queues", 1, 256)),
+    Leaf("queues", "driver@queues", Whole("a number of queues", 1, 256), absent=1),
     Leaf("rx_queue_size", "driver@rx_queue_size", COUNT),
     Leaf("tx_queue_size", "driver@tx_queue_size", COUNT),
     _Filter(
@@ -144,7 +148,7 @@ FIELDS: tuple[Field, ...] = (
         Pattern("a parameter's value", r"[a-zA-Z0-9_.:]+"),
         LIVE,
     ),
-    Group("bandwidth", (_bandwidth("inbound"), _bandwidth("outbound"))),
+    bandwidth(),
     Leaf("link", "link@state", choice("a state", "up down"), LIVE, absent="up"),
     Leaf("mtu", "mtu@size", Whole("bytes", 68, 65535)),
     Leaf("boot", "boot@order", ORDER),

@@ -79,8 +79,48 @@ _DOMAIN = (
     "keywrap",
     "launchSecurity",
 )
+# virNetworkDefFormatBuf, and virStoragePoolDefFormatBuf below.
+_NETWORK = (
+    "name",
+    "uuid",
+    "metadata",
+    "forward",
+    "bridge",
+    "mtu",
+    "mac",
+    "domain",
+    "dns",
+    "vlan",
+    "bandwidth",
+    "ip",
+    "route",
+    "virtualport",
+    "port",
+    "portgroup",
+)
 ORDER: dict[str, tuple[str, ...]] = {
     "domain": _DOMAIN,
+    "network": _NETWORK,
+    "forward": ("nat", "driver", "pf", "interface", "address"),
+    "ip": ("tftp", "dhcp"),
+    "dhcp": ("range", "host", "bootp"),
+    "dns": ("forwarder", "txt", "srv", "host"),
+    "portgroup": ("virtualport", "bandwidth", "vlan"),
+    "pool": ("name", "uuid", "capacity", "allocation", "available", "features", "source", "target"),
+    "volume": ("name", "key", "capacity", "allocation", "physical", "target", "backingStore"),
+    "target": (
+        "path",
+        "format",
+        "permissions",
+        "timestamps",
+        "encryption",
+        "compat",
+        "nocow",
+        "clusterSize",
+        "features",
+    ),
+    "backingStore": ("path", "format", "permissions", "timestamps"),
+    "permissions": ("mode", "owner", "group", "label"),
     "devices": _DEVICES,
     "memoryBacking": (
         "hugepages",
@@ -220,5 +260,7 @@ MEANT_EMPTY = frozenset(
         "readonly",
         "shareable",
         "transient",
+        "nocow",
+        "lazy_refcounts",
     )
 )

@@ -4,18 +4,18 @@
 
 from __future__ import annotations
 
-from typing import Any, Iterable, Mapping, NamedTuple
+from typing import Any, Iterable, Mapping, NamedTuple, Sequence
 
 from ..converge.action import NEXT_BOOT, Edit
+from ..converge.secrets import concealed
 from .devices import HOSTDEVS
 from .disk import DISKS
 from .document import Element, Fresh, insert, remove
 from .domain import FIELDS, XML
 from .fields import WHENS, Edits, patch_fields
-from .identity import LOCAL, mac_for
-from .merge import merge
+from .identity import LOCAL, macs_for
 from .nic import NICS
-from .reader import domain, name_of
+from .reader import domain, domain_tree, name_of
 
 _BOOTED = (DISKS, NICS, HOSTDEVS)
 
@@ -27,21 +27,28 @@ class Patched(NamedTuple):
     changes: tuple[Edit, ...]
 
 
+def nic_macs(
+    nics: Sequence[Mapping[str, Any]], there: Sequence[Any], name: str, fleet: str
+) -> list[str]:
+    """Return the MAC that each stated NIC has or gets, ``there`` being what `NICS` found."""
+    known = [
+        nic.get("mac") or (entry.name if entry is not None else None)
+        for nic, entry in zip(nics, NICS.pair(nics, there))
+    ]
+    return macs_for(name, known, fleet, {entry.name for entry in there if entry.name})
+
+
 def with_macs(root: Element, stated: Mapping[str, Any], name: str, fleet: str) -> dict[str, Any]:
     """Return the spec with a MAC for each NIC that is new and states none."""
     nics = stated.get(NICS.key)
     if not nics:
         return dict(stated)
     there = NICS.found(root)
-    taken = {entry.name for entry in there if entry.name} | {nic.get("mac") or "" for nic in nics}
-    whole = []
-    for number, (nic, known) in enumerate(zip(nics, NICS.pair(nics, there))):
-        if known is None and not nic.get("mac"):
-            mac = mac_for(name, number, fleet, {mac for mac in taken if mac})
-            taken.add(mac)
-            whole.append({"mac": mac, **nic})
-        else:
-            whole.append(dict(nic))
+    pairs = NICS.pair(nics, there)
+    whole = [
+        {"mac": mac, **nic} if known is None and not nic.get("mac") else dict(nic)
+        for nic, known, mac in zip(nics, pairs, nic_macs(nics, there, name, fleet))
+    ]
     return {**stated, NICS.key: whole}
 
 
@@ -94,8 +101,11 @@ def patch_root(
         _boot_orders(root, keys, edits)
         if _on_scsi(root) - before:
             _scsi_controller(root)
-    if stated.get(XML) and merge(root, stated[XML]):
-        edits.add(XML, None, stated[XML], NEXT_BOOT)
+    if stated.get(XML):
+        from .merge import merge  # compiled on the host, so only where there is a fragment
+
+        if merge(root, stated[XML]):
+            edits.add(XML, None, concealed(stated[XML]), NEXT_BOOT)
     return edits.found
 
 
@@ -108,6 +118,12 @@ def patch(xml: str, stated: Mapping[str, Any], *, fleet: str = LOCAL) -> Patched
     document = domain(xml)
     found = patch_root(document.root, stated, name=name_of(document.root), fleet=fleet)
     return Patched(document.text() if found else xml, tuple(found))
+
+
+def differences(xml: str, stated: Mapping[str, Any], *, fleet: str = LOCAL) -> tuple[Edit, ...]:
+    """Return what `patch` would change in XML that libvirt wrote."""
+    root = domain_tree(xml)
+    return tuple(patch_root(root, stated, name=name_of(root), fleet=fleet))
 
 
 def when_of(changes: Iterable[Edit]) -> dict[str, tuple[Edit, ...]]:

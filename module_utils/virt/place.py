@@ -19,7 +19,7 @@ _STEP = re.compile(r"([A-Za-z:_-]+)((?:\[[a-z]+=[^\]]+\])*)")
 _HAVING = re.compile(r"\[([a-z]+)=([^\]]+)\]")
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, eq=False, repr=False)
 class Step:
     """One tag of the way, with the attributes that tell it from its like."""
 
@@ -36,12 +36,17 @@ class Step:
         return None
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, eq=False, repr=False)
 class Place:
     """A way down from an element, and the attribute at its end."""
 
     steps: tuple[Step, ...] = ()
     attribute: str | None = None
+
+    @property
+    def first(self) -> str | None:
+        """The child of the scope that it leads through, None where it is the scope itself."""
+        return self.steps[0].tag if self.steps else None
 
     def element(self, scope: Element) -> Element | None:
         """Return the element at the end, None where it is not there."""

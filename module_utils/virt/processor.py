@@ -9,7 +9,6 @@ Sources: formatdomain, "CPU Allocation", "IOThreads Allocation", "CPU Tuning", "
 
 from __future__ import annotations
 
-from dataclasses import dataclass
 from typing import Any, Mapping
 
 from ..converge.action import LIVE
@@ -20,7 +19,6 @@ from .lists import Items, Map
 from .words import CPUS, INDEX, ON, PATH, SIZE, THERE, YES, choice
 
 
-@dataclass(frozen=True)
 class _Quota(Whole):
     """Microseconds in a period; libvirt takes fewer than a thousand for a mistake."""
 
@@ -43,7 +41,6 @@ _WEIGHT = Whole("a weight", 100, 1000)
 _NUMA_MODE = choice("a mode", "strict preferred interleave restrictive")
 
 
-@dataclass(frozen=True)
 class _IoThreads(Leaf):
     """<iothreads>; libvirt lists them in <iothreadids> too, and there must not be more of those."""
 
@@ -56,7 +53,6 @@ class _IoThreads(Leaf):
                 remove(listed, child)
 
 
-@dataclass(frozen=True)
 class _OfVcpu(Leaf):
     """An attribute of <vcpu>, which has to say how many there are."""
 
@@ -68,9 +64,11 @@ class _OfVcpu(Leaf):
             vcpu.text = "1"
 
 
-@dataclass(frozen=True)
 class _CpuMode(Leaf):
     """How the CPU is chosen; a model alone is libvirt's older way to say custom."""
+
+    def needed(self) -> str | None:
+        """Return None: it may be the attribute or the model."""
 
     def get(self, scope: Element) -> Any:
         """Return what is there, None for nothing."""
@@ -237,5 +235,5 @@ FIELDS: tuple[Field, ...] = (
         ),
     ),
     Leaf("block_weight", "blkiotune/weight", _WEIGHT, live_if_set),
-    Leaf("resource_partition", "resource/partition", PATH),
+    Leaf("resource_partition", "resource/partition", PATH, absent="/machine", silent=True),
 )

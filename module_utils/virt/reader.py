@@ -6,7 +6,7 @@ from __future__ import annotations
 
 from typing import Any
 
-from .document import Document, Element, XmlError, text_of
+from .document import Document, Element, XmlError, text_of, tree
 from .domain import FIELDS
 from .fields import read_fields
 
@@ -14,9 +14,20 @@ from .fields import read_fields
 def domain(xml: str) -> Document:
     """Return the document of a domain; XmlError for anything else."""
     document = Document(xml)
-    if document.root.tag != "domain":
-        raise XmlError(f"domain XML: expected <domain>, found <{document.root.tag[:64]}>")
+    _check(document.root)
     return document
+
+
+def domain_tree(xml: str) -> Element:
+    """Return the tree of a domain that libvirt wrote, to be looked at only."""
+    root = tree(xml)
+    _check(root)
+    return root
+
+
+def _check(root: Element) -> None:
+    if root.tag != "domain":
+        raise XmlError(f"domain XML: expected <domain>, found <{root.tag[:64]}>")
 
 
 def name_of(root: Element) -> str:

@@ -199,6 +199,7 @@ def disks(stated: Stated, path: str) -> Iterator[Problem]:
     sources = tuple(one.key for one in disk.SOURCES)
     kind = stated.get("machine")
     no_ide = isinstance(kind, str) and kind.startswith(_NO_IDE)
+    yield from _files_once(stated, path)
     for where, entry in _entries(stated, "disks", path):
         yield from _one_of(entry, sources, where)
         bus = disk.bus_of(entry)
@@ -212,9 +213,43 @@ def disks(stated: Stated, path: str) -> Iterator[Problem]:
                 yield Problem(at, "a bus for a cdrom (sata, scsi, ide, usb)", shown(bus))
         if entry.get("device") == "lun" and (entry.get("file") or entry.get("nvme")):
             yield Problem(f"{where}.device", "a lun's source (block, volume, network)", "another")
+        if entry.get("size") is not None:
+            yield from _sized(entry, where)
+        elif entry.get("image") is not None:
+            remedy = "state the size of the disk that is made from it"
+            yield Problem(f"{where}.size", "a size with image", "nothing", remedy)
         yield from _network(_group(entry, "network"), f"{where}.network")
         yield from _driver(entry, bus, _number(stated.get("iothreads")), where)
         yield from _throttle(_group(entry, "throttle"), f"{where}.throttle")
+
+
+def _sized(entry: Stated, where: str) -> Iterator[Problem]:
+    """Yield a size that no image can have, or of a disk that has no image of its own."""
+    size = _size(entry["size"])
+    if size is not None and size % disk.SECTOR:
+        yield Problem(
+            f"{where}.size", f"whole sectors of {disk.SECTOR} bytes", shown(entry["size"])
+        )
+    others = [one.key for one in disk.SOURCES if one.key != "file"]
+    others = [key for key in others if entry.get(key) is not None]
+    if others:
+        yield Problem(f"{where}.size", "file with it", others[0])
+    if entry.get("device") not in (None, "disk"):
+        yield Problem(f"{where}.size", "device: disk with it", f"device: {entry['device']}")
+
+
+def _files_once(stated: Stated, path: str) -> Iterator[Problem]:
+    """Yield an image that a guest would have twice."""
+    first: dict[Any, tuple[str, bool]] = {}
+    for where, entry in _entries(stated, "disks", path):
+        for key in ("file", "block"):
+            source = entry.get(key)
+            if source is None or entry.get("shareable"):
+                continue
+            holder, held = first.setdefault(source, (where, disk.writes(entry)))
+            if holder != where and (held or disk.writes(entry)):
+                found = f"{shown(source)}, which {holder} has already"
+                yield Problem(f"{where}.{key}", "a source of its own", found)
 
 
 def _network(stated: Stated, path: str) -> Iterator[Problem]:

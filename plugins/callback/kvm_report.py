@@ -30,8 +30,9 @@ type: aggregate
 short_description: Shows readiness, guests and consoles at the end of a run
 version_added: "0.1.0"
 description:
-  - Collects what the modules M(kvm_host_info), M(kvm_selftest), M(kvm_guests) and
-    M(kvm_guests_info) returned and shows it after the recap, also when the run failed.
+  - Collects what the modules M(kvm_host_info), M(kvm_selftest), M(kvm_networks), M(kvm_pools),
+    M(kvm_volumes), M(kvm_secrets), M(kvm_images), M(kvm_guests) and M(kvm_guests_info) returned and
+    shows it after the recap, also when the run failed.
   - Ends with a line for each host, that says whether it was changed, failed and why, could not be
     reached, was stopped because of others, or needs a reboot. A single host that ended well has
     none, as the recap says so already.
@@ -40,6 +41,7 @@ requirements:
   - Named in C(callbacks_enabled) of ansible.cfg.
 """
 
+_OF_GUESTS = ("kvm_networks", "kvm_pools", "kvm_secrets", "kvm_volumes", "kvm_images", "kvm_guests")
 _WIDEST = 140  # columns; longer lines are hard to read
 
 
@@ -50,7 +52,7 @@ class Findings:
         self.info: dict[str, dict[str, Any]] = {}
         self.selftest: dict[str, dict[str, Any]] = {}
         self.guests: dict[str, list[dict[str, Any]]] = {}
-        self.outstanding: dict[str, dict[str, Any]] = {}
+        self._outstanding: dict[str, dict[str, dict[str, Any]]] = {}  # by host and module
 
     def add(self, host: str, module: str, answer: dict[str, Any]) -> None:
         """Keep what is shown of a module's answer; a module that failed has nothing of it."""
@@ -60,8 +62,22 @@ class Findings:
             self.selftest[host] = answer
         elif module in {"kvm_guests", "kvm_guests_info"} and "guests" in answer:
             self.guests[host] = answer["guests"]
-        if module == "kvm_guests" and "pending" in answer:
-            self.outstanding[host] = answer
+        if module in _OF_GUESTS and "pending" in answer:
+            self._outstanding.setdefault(host, {})[module] = answer
+
+    def outstanding(self, host: str) -> tuple[list[Any], list[Any]]:
+        """Return what is pending and what was blocked on a host, what guests stand on first."""
+        answers = self._outstanding.get(host, {})
+        ordered = [answers[module] for module in _OF_GUESTS if module in answers]
+        return (
+            [item for answer in ordered for item in answer["pending"]],
+            [item for answer in ordered for item in answer.get("blocked", [])],
+        )
+
+    def hosts(self) -> list[str]:
+        """Return the hosts of which something is shown beside their readiness."""
+        waiting = [host for host in self._outstanding if any(self.outstanding(host))]
+        return sorted({*self.guests, *waiting})
 
     def readiness(self) -> list[host_report.Readiness]:
         """Return what is known of each host, with the self-test's part in it."""
@@ -147,13 +163,14 @@ class Course:
 def render(findings: Findings, endings: list[summary.Ending], width: int, *, colour: bool) -> str:
     """Return the report, empty where there is nothing to show."""
     parts = [host_report.render(findings.readiness(), width, colour=colour)]
-    for host, guests in sorted(findings.guests.items()):
-        text = guest_report.render(guests, width, colour=colour)
-        answer = findings.outstanding.get(host, {})
-        left = (answer.get("pending", []), answer.get("blocked", []))
-        waits = guest_report.outstanding(*left, width, colour=colour)
-        text = f"{text}\n{waits}" if waits else text
-        parts.append(f"Guests of {host}\n\n{text}" if len(findings.guests) > 1 else text)
+    hosts = findings.hosts()
+    for host in hosts:
+        guests = findings.guests.get(host)
+        text = "" if guests is None else guest_report.render(guests, width, colour=colour)
+        waits = guest_report.outstanding(*findings.outstanding(host), width, colour=colour)
+        text = "\n".join(part for part in (text, waits) if part)
+        title = f"Outstanding on {host}" if guests is None else f"Guests of {host}"
+        parts.append(f"{title}\n\n{text}" if len(hosts) > 1 or guests is None else text)
     parts.append(summary.render(endings, width, colour=colour))
     return "\n".join(part for part in parts if part)
 

@@ -1,7 +1,7 @@
 # Copyright (C) 2026 virtfleet contributors
 # SPDX-License-Identifier: GPL-3.0-or-later
 # GNU General Public License v3.0+ (see LICENSE or https://www.gnu.org/licenses/gpl-3.0.txt)
-"""Filters that narrow a list of guests by names and shell patterns."""
+"""Filters that narrow a list of guests by names and shell patterns, and that tell their leases."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ from ansible.errors import AnsibleFilterError
 runpy.run_path(str(Path(__file__).parents[1] / "shim.py"))
 
 from ansible.module_utils.converge.errors import VirtfleetError
-from ansible.module_utils.guest import selection
+from ansible.module_utils.guest import leases, selection
 
 DOCUMENTATION = r"""
 name: kvm_guest_select
@@ -25,6 +25,9 @@ description:
   - Keeps the guests whose names match any of the patterns. Without a pattern all are kept.
   - The filter P(kvm_guest_unmatched#filter) of the same arguments returns the patterns that match
     none of the guests.
+  - The filter P(kvm_guest_leases#filter) returns the addresses that a network of libvirt shall keep
+    for guests, as the module M(kvm_networks) takes them. Its arguments are the name of the network
+    and, where it is not V(local), the fleet.
 positional: selection
 options:
   _input:
@@ -50,10 +53,10 @@ _value:
 """
 
 
-def _checked(function: Callable[[Any, Any], list[Any]]) -> Callable[[Any, Any], list[Any]]:
-    def checked(specs: Any, choice: Any) -> list[Any]:
+def _checked(function: Callable[..., list[Any]]) -> Callable[..., list[Any]]:
+    def checked(specs: Any, *arguments: Any) -> list[Any]:
         try:
-            return function(specs, choice)
+            return function(specs, *arguments)
         except VirtfleetError as error:
             raise AnsibleFilterError(str(error)) from error
 
@@ -63,9 +66,10 @@ def _checked(function: Callable[[Any, Any], list[Any]]) -> Callable[[Any, Any], 
 class FilterModule:
     """Offers the filters under their names."""
 
-    def filters(self) -> dict[str, Callable[[Any, Any], list[Any]]]:
+    def filters(self) -> dict[str, Callable[..., list[Any]]]:
         """Return the filters."""
         return {
+            "kvm_guest_leases": _checked(leases.leases),
             "kvm_guest_select": _checked(selection.select),
             "kvm_guest_unmatched": _checked(selection.unmatched),
         }

@@ -4,24 +4,17 @@
 
 from __future__ import annotations
 
-import base64
 import json
-import time
 from typing import TYPE_CHECKING, Any
 
 import pytest
+from asking import BOOT, FOLDER, domains, files, in_guest, verbs, virsh
 
 if TYPE_CHECKING:
     from playing import Ansible, Run
     from virtlab.host import Host
     from virtlab.lab import Lab
 
-FOLDER = "/var/lib/libvirt/images"
-BOOT = {
-    "kernel": "/var/lib/virtlab/vmlinuz",
-    "initrd": "/var/lib/virtlab/initrd",
-    "cmdline": "console=ttyS0 quiet edd=off norandmaps mitigations=off",
-}
 WEB: dict[str, Any] = {
     "name": "web",
     "title": "answers",
@@ -29,7 +22,9 @@ WEB: dict[str, Any] = {
     "vcpus": 1,
     "max_vcpus": 3,
     **BOOT,
-    "disks": [{"target": "vda", "file": f"{FOLDER}/web.raw", "format": "raw", "serial": "root"}],
+    "disks": [
+        {"target": "vda", "file": f"{FOLDER}/web.qcow2", "size": "64MiB", "serial": "root"},
+    ],
     "nics": [{"network": "default"}],
     "autostart": True,
     "wait_for": "agent",
@@ -49,44 +44,12 @@ SLOW: dict[str, Any] = {"name": "slow", "accel": "tcg", "memory": "64MiB", "stat
 GUESTS = [WEB, LEGACY, SLOW]
 
 
-def virsh(host: Host, words: str) -> str:
-    return host.out(f"sudo virsh --connect qemu:///system {words}")
-
-
-def domains(host: Host) -> set[str]:
-    return set(virsh(host, "list --all --name").split())
-
-
-def in_guest(host: Host, name: str, script: str) -> str:
-    """Run a script in a guest through its agent and return what it printed."""
-
-    def ask(**request: Any) -> Any:
-        text = json.dumps({"execute": request.pop("execute"), "arguments": request})
-        return json.loads(virsh(host, f"qemu-agent-command {name} '{text}'"))["return"]
-
-    arguments = {"path": "/bin/sh", "arg": ["-c", script], "capture-output": True}
-    pid = ask(execute="guest-exec", **arguments)["pid"]
-    give_up = time.monotonic() + 60
-    while time.monotonic() < give_up:
-        status = ask(execute="guest-exec-status", pid=pid)
-        if status["exited"]:
-            return base64.b64decode(status.get("out-data", "")).decode().strip()
-        time.sleep(0.5)
-    raise AssertionError(f"{name}: {script} did not end")
-
-
-def verbs(run: Run, host: Host) -> list[str]:
-    found = run.of("kvm_guests", host.name)["actions"]
-    return [f"{a['object'][6:]} {a['action']} {a['when']}" for a in found]
-
-
 @pytest.fixture(scope="module")
 def stood(lab: Lab) -> Lab:
     """Give hosts whose network and disks are there already."""
     for host in lab.hosts.values():
         virsh(host, "net-start default")
-        for name in ("web", "legacy", "more"):
-            host.run(f"sudo qemu-img create -q -f raw {FOLDER}/{name}.raw 64M")
+        host.run(f"sudo qemu-img create -q -f raw {FOLDER}/legacy.raw 64M")
     return lab
 
 
@@ -95,6 +58,7 @@ def planned(ansible: Ansible, stood: Lab) -> Run:
     run = ansible.playbook("guests", "--check", "--diff", kvm_guest_specs=GUESTS)
     for host in stood.hosts.values():
         assert domains(host) == set(), "check mode touched something"
+        assert files(host) == ["legacy.raw"], "check mode made an image"
     return run
 
 
@@ -110,7 +74,9 @@ def test_what_was_planned_is_there_and_runs(planned: Run, done: Run, host: Host)
     assert virsh(host, "list --name").split() == ["web"]
     assert virsh(host, "list --all --autostart --name").split() == ["web"]
     assert "type='kvm'" in virsh(host, "dumpxml web")
-    assert in_guest(host, "web", "nproc; cat /sys/block/vda/serial").split() == ["1", "root"]
+    script = "nproc; cat /sys/block/vda/serial; echo; cat /sys/block/vda/size"
+    assert in_guest(host, "web", script).split() == ["1", "root", str(64 << 11)]
+    assert files(host) == ["legacy.raw", "web.qcow2"]
     address = in_guest(host, "web", "ip -4 -o address show dev eth0").split()[3]
     assert address.startswith("192.168.122.")
     assert "<machine" not in virsh(host, "dumpxml legacy")
@@ -134,12 +100,13 @@ def test_a_second_run_changes_nothing(ansible: Ansible, done: Run, lab: Lab) -> 
         assert virsh(host, "dumpxml web") == before[host.name]
 
 
-MORE = {"target": "vdb", "file": f"{FOLDER}/more.raw", "format": "raw"}
+GROWN = {**WEB["disks"][0], "size": "96MiB"}
+MORE = {"target": "vdb", "file": f"{FOLDER}/more.raw", "format": "raw", "size": "32MiB"}
 
 
 def test_what_can_be_live_is_live_and_stays(ansible: Ansible, done: Run, lab: Lab) -> None:
     del done
-    throttled = {**WEB["disks"][0], "throttle": {"total_iops_sec": 500}}
+    throttled = {**GROWN, "throttle": {"total_iops_sec": 500}}
     changed = {
         **WEB,
         "title": "answers more",
@@ -156,8 +123,9 @@ def test_what_can_be_live_is_live_and_stays(ansible: Ansible, done: Run, lab: La
     for host in lab.hosts.values():
         assert verbs(planned, host) == verbs(run, host) == ["web update live"]
         assert run.of("kvm_guests", host.name)["pending"] == []
-        seen = in_guest(host, "web", "sleep 2; nproc; ls /sys/block; ls /sys/class/net").split()
-        assert seen[0] == "2"
+        script = "sleep 2; nproc; cat /sys/block/vd[ab]/size; ls /sys/block; ls /sys/class/net"
+        seen = in_guest(host, "web", script).split()
+        assert seen[:3] == ["2", str(96 << 11), str(32 << 11)]
         assert {"vda", "vdb", "eth0", "eth1"} <= set(seen)
         for inactive in ("", "--inactive"):
             xml = virsh(host, f"dumpxml web {inactive}")
@@ -174,7 +142,7 @@ def test_what_can_be_live_is_live_and_stays(ansible: Ansible, done: Run, lab: La
 
 def test_the_rest_waits_for_a_start_anew(ansible: Ansible, done: Run, kvm2: Host) -> None:
     del done
-    specs = [{**WEB, "memory": "320MiB", "disks": [WEB["disks"][0]]}, LEGACY, SLOW]
+    specs = [{**WEB, "memory": "320MiB", "disks": [GROWN]}, LEGACY, SLOW]
     limit = ("--limit", "kvm2")
     run = ansible.playbook("guests", *limit, kvm_guest_specs=specs)
     found = run.of("kvm_guests", "kvm2")
@@ -182,8 +150,13 @@ def test_the_rest_waits_for_a_start_anew(ansible: Ansible, done: Run, kvm2: Host
     assert "262144" in virsh(kvm2, "dumpxml web | grep '<memory '")
     assert "327680" in virsh(kvm2, "dumpxml web --inactive | grep '<memory '")
     assert ansible.playbook("guests", *limit, kvm_guest_specs=specs).changed() == {}
-    restarted = [{**specs[0], "state": "restarted"}, LEGACY, SLOW]
-    ansible.playbook("guests", *limit, kvm_guest_specs=restarted)
+    restarted = [{**specs[0], "state": "restarted", "wait_for": "ssh"}, LEGACY, SLOW]
+    run = ansible.playbook("guests", *limit, kvm_guest_specs=restarted)
+    (address,) = run.of("kvm_guests", "kvm2")["guests"][0]["addresses"]
+    key = "-o StrictHostKeyChecking=accept-new -o UserKnownHostsFile=/dev/null"
+    login = f"ssh -q {key} -i /var/lib/virtlab/key root@{address}"
+    assert "327680" in virsh(kvm2, "dumpxml web | grep '<memory '")
+    assert int(kvm2.out(f"{login} grep MemTotal /proc/meminfo").split()[1]) > 262144
     again = ansible.playbook("guests", *limit, kvm_guest_specs=specs)
     assert again.changed() == {}
     assert again.of("kvm_guests", "kvm2")["pending"] == []
@@ -199,12 +172,14 @@ def test_bad_input_and_what_is_not_there_are_told_before_anything_is_touched(
         {**SLOW, "name": "b", "disks": [{"target": "vda", "file": f"{FOLDER}/none.raw"}]},
         {**SLOW, "name": "c", "disks": [{"target": "vda", "file": f"{FOLDER}/legacy.raw"}]},
         {**SLOW, "name": "d", "nics": [{"network": "default", "mac": "02:00:00:00:00:0a"}]},
+        {**SLOW, "name": "e", "disks": [{"target": "vda", "file": "/none/e.img", "size": "1MiB"}]},
     ]
     run = ansible.playbook("guests", "--limit", "kvm1", status=2, kvm_guest_specs=[*GUESTS, *wrong])
     (message,) = run.messages("kvm1")
     assert "did you mean default?" in message
     assert "a file that is there" in message
     assert "which legacy has" in message
+    assert "expected a folder that is there, found '/none'" in message
     assert message.count("\n") == len(wrong)
     assert domains(kvm1) == {"web", "legacy", "slow"}
 
@@ -228,11 +203,16 @@ def test_a_guest_that_ignores_the_power_button_is_told_or_forced(
     ansible.playbook("guests", *limit, kvm_guest_specs=[deaf], kvm_guest_state="absent")
 
 
-def test_the_way_back_leaves_the_disks(ansible: Ansible, done: Run, lab: Lab) -> None:
+def test_the_way_back_leaves_the_disks_that_were_there(
+    ansible: Ansible, done: Run, lab: Lab
+) -> None:
     del done
-    ansible.playbook("guests", kvm_guest_specs=GUESTS, kvm_guest_state="absent")
+    going = [{**guest, "remove_disks": True} for guest in GUESTS]
+    ansible.playbook("guests", kvm_guest_specs=going, kvm_guest_state="absent")
     for host in lab.hosts.values():
         assert domains(host) == set()
-        assert host.out(f"sudo ls {FOLDER}").split() == ["legacy.raw", "more.raw", "web.raw"]
+    # On kvm2 the guest gave that disk up before: it is nobody's to remove.
+    assert files(lab["kvm1"]) == ["legacy.raw"]
+    assert files(lab["kvm2"]) == ["legacy.raw", "more.raw"]
     gone = {"kvm_guest_specs": GUESTS, "kvm_guest_state": "absent"}
     assert ansible.playbook("guests", **gone).changed() == {}

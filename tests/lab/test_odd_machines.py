@@ -41,6 +41,8 @@ def test_iommu_and_sriov_are_seen(preflight: Run, odd: Lab) -> None:
     output = odd["rich"].run("sudo env LC_ALL=C virt-host-validate qemu", check=False).stdout
     levels = {name: check["level"] for name, check in checks.items()}
     assert disagreements(output, levels) == []
+    nvme = odd["rich"].run("cat /sys/class/nvme/nvme0/state").stdout
+    assert nvme == "live\n"
 
 
 def test_a_machine_without_svm_is_named_with_the_reason_and_stops_alone(preflight: Run) -> None:
@@ -49,6 +51,6 @@ def test_a_machine_without_svm_is_named_with_the_reason_and_stops_alone(prefligh
     (message,) = preflight.messages("poor")
     assert "poor is not ready" in message
     assert preflight.recap["poor"]["failures"] == 1
-    assert preflight.recap["rich"]["failures"] == 0
+    assert preflight.recap["rich"]["failures"] == 0, preflight.output
     assert preflight.recap["rich"]["changed"] > 0
     assert "poor" not in preflight.changed()

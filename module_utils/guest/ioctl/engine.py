@@ -22,7 +22,7 @@ from typing import (
     Sequence,
 )
 
-from ...converge.errors import Problem
+from ...converge.errors import Problem, system_says
 from ...kvm.control import request
 from ...kvm.errors import ControlError, KvmError
 from ...kvm.process import Identity
@@ -106,6 +106,7 @@ class IoctlEngine:
         self.layout = layout
         self.supervisor = supervisor
         self.fleet = fleet
+        self.warnings: list[str] = []
         self.stop_timeout = stop_timeout
         self.force = force
         self.device = device
@@ -166,6 +167,10 @@ class IoctlEngine:
         except ControlError:
             return None
         return {key: value for key, value in answer.items() if key != "ok"}
+
+    def running(self, seen: Observed) -> tuple[dict[str, Any] | None, bool]:
+        """Return what the guest's process was started with, and whether that is another by now."""
+        return seen.booted, seen.booted is not None and seen.booted != seen.machine
 
     def addresses(self, name: str) -> list[str]:
         """Return nothing: a guest of the helper has no network."""
@@ -373,8 +378,7 @@ def _attempt(work: Callable[..., None], *arguments: Any) -> str | None:
     try:
         work(*arguments)
     except OSError as error:
-        where = f"{error.filename}: " if error.filename else ""
-        return f"{where}{error.strerror or error}"
+        return system_says(error)
     except (ControlError, definition.DefinitionError) as error:
         return str(error)
     return None

@@ -13,6 +13,8 @@ import os
 from contextlib import suppress
 from typing import TYPE_CHECKING
 
+from ...kvm.layout import OPEN_FOLDER, make_folder
+
 if TYPE_CHECKING:
     from ...kvm.layout import GuestPaths, Layout
 
@@ -20,7 +22,6 @@ _NEW = ".new-"
 _GONE = ".gone-"
 _FOLDER = os.O_RDONLY | os.O_DIRECTORY | os.O_NOFOLLOW | os.O_CLOEXEC
 _READABLE = 0o644
-_OPEN_FOLDER = 0o755
 _OWN_FOLDER = 0o700
 BOOTED = "booted.json"  # beside the definition: what the running process was started with
 
@@ -61,15 +62,6 @@ def replace(path: str, content: bytes) -> None:
             os.unlink(unfinished)
         raise
     _sync_folder(folder)
-
-
-def make_folder(path: str) -> None:
-    """Make a folder and those above it, for everybody to read whatever the umask says."""
-    if not os.path.isdir(path):
-        make_folder(os.path.dirname(path))
-        with suppress(FileExistsError):
-            os.mkdir(path)
-        os.chmod(path, _OPEN_FOLDER)
 
 
 def _remove_tree(path: str) -> None:
@@ -129,7 +121,7 @@ def create(paths: GuestPaths, content: bytes, uid: int) -> None:
 
 def _fill(unfinished: str, paths: GuestPaths, content: bytes, uid: int) -> None:
     os.mkdir(unfinished)
-    os.chmod(unfinished, _OPEN_FOLDER)
+    os.chmod(unfinished, OPEN_FOLDER)
     state = os.path.join(unfinished, os.path.basename(paths.state))
     os.mkdir(state, _OWN_FOLDER)
     os.chown(state, uid, uid)

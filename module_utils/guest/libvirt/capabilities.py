@@ -24,7 +24,7 @@ _FAMILIES = {
 }
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, eq=False, repr=False)
 class Arch:
     """An architecture that guests can have: emulator, accelerators, machines.
 
@@ -37,7 +37,7 @@ class Arch:
     versions: tuple[str, ...] = ()
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, eq=False, repr=False)
 class HostCapabilities:
     """The host's own architecture and all that guests can have; ``memory`` in bytes."""
 

@@ -9,25 +9,29 @@ from typing import TYPE_CHECKING, Any, Callable, Mapping, Sequence
 from ...converge.action import LIVE, NEXT_BOOT, REPLACE, Change, Edit
 from ...converge.compare import compare
 from ...converge.errors import Problem, shown, unknown
+from ...converge.secrets import concealed
+from ...seed.documents import masked
 from ...units import UnitError, format_size, parse_duration, parse_size
 from ...virt.check import check
 from ...virt.domain import FIELDS, KEYS, XML
-from ...virt.patcher import patch
-from ...virt.writer import complete
+from ...virt.patcher import differences
+from ...virt.reader import domain_tree, read_root
 from ..engine import ACTIVE, Differences
 from ..spec import ABSENT, ASKED, KEPT, PAUSED, PRESENT, RESTARTED, RUNNING, SAVED, STOPPED, Reader
+from . import seeding
 
 if TYPE_CHECKING:
+    from ...seed.store import Seeds
     from ..engine import Observed
     from .capabilities import HostCapabilities
 
 ENGINE = "libvirt"
 WAITS = ("running", "agent", "address", "ssh")
-_COMMON = ("name", "engine", *KEPT)
+_COMMON = ("name", "engine", *KEPT, seeding.KEY, seeding.DISK)
 
 
 def domain_keys(spec: Mapping[str, Any]) -> dict[str, Any]:
-    """Return what a spec says of the domain's XML."""
+    """Return what a spec says of the domain's XML, but for the disk of its seed."""
     return {key: value for key, value in spec.items() if key not in _COMMON}
 
 
@@ -52,17 +56,32 @@ class _Asked(Reader):
 class LibvirtDialect:
     """The dialect of libvirt's guests on one host.
 
-    ``host`` returns what it can run: asked only when a guest is made.
+    ``host`` returns what it can run: asked only when a guest is made. ``memory`` returns how many
+    bytes it has, None where that is not known, and ``volume`` where a volume of a pool lies. The
+    images and seeds of guests are looked at where they are ``local``.
     """
 
     engine = ENGINE
     states = (PRESENT, RUNNING, STOPPED, PAUSED, RESTARTED, SAVED, ABSENT)
-    keys = ("name", "engine", *ASKED, *KEPT, *KEYS, XML)
+    keys = ("name", "engine", *ASKED, *KEPT, seeding.KEY, *KEYS, XML)
     autostarts = True
 
-    def __init__(self, host: Callable[[], HostCapabilities], *, fleet: str = "local") -> None:
+    def __init__(
+        self,
+        host: Callable[[], HostCapabilities],
+        memory: Callable[[], int | None],
+        seeds: Seeds,
+        *,
+        volume: Callable[[str, str], dict[str, str] | None] = lambda _pool, _name: None,
+        fleet: str = "local",
+        local: bool = True,
+    ) -> None:
         self.host = host
+        self.memory = memory
+        self.seeds = seeds
+        self.volume = volume
         self.fleet = fleet
+        self.local = local
         self._known: dict[str, tuple[Observed, dict[str, Any], Differences]] = {}
 
     def read(
@@ -83,39 +102,91 @@ class LibvirtDialect:
                 found[key] = read(f"{path}.{key}", entry[key])
         before = len(problems)
         rest = {key: value for key, value in entry.items() if key not in ASKED}
-        stated = check(rest, path, problems, new=new)
-        if len(problems) == before and not removed and ("memory" in stated or new):
+        rest, first_boot = _first_boot(rest, path, problems)
+        stated = {**check(rest, path, problems, new=new, also=(seeding.KEY,)), **first_boot}
+        if len(problems) == before and not removed:
             self._limits(stated, path, problems)
+            if not self.local:
+                problems += _out_of_reach(stated, path)
         return {**found, **stated}
 
     def _limits(self, stated: Mapping[str, Any], path: str, problems: list[Problem]) -> None:
         """Refuse what the host does not have."""
-        host = self.host()
         memory = stated.get("memory")
-        if memory is not None and host.memory is not None and parse_size(memory) > host.memory:
-            most = format_size(host.memory >> 20 << 20)
-            expected = f"at most the {most} of memory that this host has"
+        most = None if memory is None else self.memory()
+        if most is not None and parse_size(memory) > most:
+            expected = f"at most the {format_size(most)} of memory that this host has"
             problems.append(Problem(f"{path}.memory", expected, shown(memory)))
         arch = stated.get("arch")
-        if arch is not None and host.archs and arch not in host.archs:
-            known = tuple(sorted(host.archs))
+        archs = {} if arch is None else self.host().archs
+        if archs and arch not in archs:
+            known = tuple(sorted(archs))
             problems.append(unknown(f"{path}.arch", arch, "one that QEMU has here", known))
 
     def complete(self, stated: Mapping[str, Any], seen: Observed | None) -> dict[str, Any]:
         """Return the whole spec of a new guest; of one that is there what is stated of it."""
+        stated = self.placed(stated, seen)
         if seen is not None:
-            return dict(stated)
+            return self._seeded(dict(stated), stated, seen)
         common = {"name": stated["name"], "engine": ENGINE}
+        from ...virt.writer import complete  # compiled on the host, so only for a new guest
+
         common.update((key, stated.get(key, default)) for key, default in KEPT.items())
         keys = domain_keys(stated)
-        return {**common, **complete(keys, self.host().of(keys))}
+        return self._seeded({**common, **complete(keys, self.host().of(keys))}, stated, None)
+
+    def _seeded(
+        self, spec: dict[str, Any], stated: Mapping[str, Any], seen: Observed | None
+    ) -> dict[str, Any]:
+        """Add to a whole spec what its seed will be."""
+        spec.pop(seeding.KEY, None)
+        found = seeding.seeding(self.seeds, stated, seen, self.fleet)
+        if found is not None:
+            spec[seeding.DISK] = found.disk
+            if found.documents is not None:
+                spec[seeding.KEY] = found.documents
+        return spec
+
+    def placed(self, stated: Mapping[str, Any], seen: Observed | None) -> Mapping[str, Any]:
+        """Return what was stated with the files and devices of volumes in place of their names.
+
+        AppArmor's profiles are made from a domain's XML and know no pools: QEMU is kept from a
+        volume that only its name is written of (libvirt: virt-aa-helper). One that a domain names
+        already is left as it is.
+        """
+        disks = stated.get("disks") or ()
+        if not any(disk.get("volume") for disk in disks):
+            return stated
+        there = ((None if seen is None else seen.spec) or {}).get("disks") or ()
+        named = {disk.get("target"): disk["volume"] for disk in there if disk.get("volume")}
+        return {**stated, "disks": [self._place(disk, named) for disk in disks]}
+
+    def _place(self, disk: Mapping[str, Any], named: Mapping[Any, Any]) -> Mapping[str, Any]:
+        source = disk.get("volume")
+        # How a LUN is reached is libvirt's to choose where a mode is stated.
+        if not source or source.get("mode") or _named(source, named.get(disk.get("target"))):
+            return disk
+        found = self.volume(source["pool"], source["volume"])
+        if found is None:
+            return disk
+        return {**{key: value for key, value in disk.items() if key != "volume"}, **found}
+
+    def keys_of(self, spec: Mapping[str, Any], xml: str | None) -> dict[str, Any]:
+        """Return what a whole spec says of the XML of a domain that is there, or will be."""
+        keys = domain_keys(spec)
+        if seeding.DISK not in spec:
+            return keys
+        return seeding.with_disk(self.seeds, keys, spec[seeding.DISK], xml)
 
     def masked(self, spec: Mapping[str, Any]) -> dict[str, Any]:
         """Return a spec as it may be shown: without passwords."""
-        masks = {one.key: one.masked for one in FIELDS}
+        masks: dict[str, Callable[[Any], Any]] = {one.key: one.masked for one in FIELDS}
+        masks[XML] = concealed
+        masks[seeding.KEY] = masked
         return {
             key: masks[key](value) if key in masks and value is not None else value
             for key, value in spec.items()
+            if key != seeding.DISK
         }
 
     def differences(self, stated: Mapping[str, Any], seen: Observed) -> Differences:
@@ -130,16 +201,138 @@ class LibvirtDialect:
         self._known[seen.name] = (seen, dict(stated), found)
         return found
 
+    def running(self, seen: Observed) -> tuple[dict[str, Any], bool]:
+        """Return the definition that a domain runs with, and whether it waits for a start anew."""
+        root = domain_tree(seen.detail.live)
+        live = read_root(root)
+        stored = domain_keys(seen.spec or {})
+        gone = {key: None for key in live if key not in stored}
+        keys = seeding.with_disk(self.seeds, {**gone, **stored}, seen.detail.seed, None)
+        found = differences(seen.detail.live, keys, fleet=self.fleet)
+        if live.get("disks"):
+            live["disks"] = seeding.split(self.seeds, live["disks"])[0]
+        return live, any(edit.when == NEXT_BOOT for edit in _unexpanded(found, stored))
+
     def _differences(self, stated: Mapping[str, Any], seen: Observed) -> Differences:
-        keys = domain_keys(stated)
+        stated = self.placed(stated, seen)
         common = {key: stated[key] for key in KEPT if key in stated}
         kept = [Edit(c.path, c.before, c.after, LIVE) for c in compare(common, seen.spec)]
-        stored = patch(seen.detail.inactive, keys, fleet=self.fleet).changes
+        seed, has = seeding.seeding(self.seeds, stated, seen, self.fleet), seen.detail.seed
+        plain = domain_keys(stated)
+
+        def differing(xml: str, *, running: bool) -> list[Edit]:
+            keys = plain
+            if seed is not None:
+                keys = seeding.with_disk(self.seeds, plain, seed.disk, xml)
+            found = differences(xml, keys, fleet=self.fleet)
+            return seeding.told(found, seed, has, running=running)
+
+        stored = differing(seen.detail.inactive, running=False)
+        grown, refused = _sizes(plain, seen)
         if seen.state not in ACTIVE or seen.detail.live is None:
-            return Differences((*kept, *stored))
-        running = patch(seen.detail.live, keys, fleet=self.fleet).changes
+            return Differences((*kept, *stored, *grown), refused=refused)
+        running = _unexpanded(differing(seen.detail.live, running=True), plain)
         edits, restart = _settled(stored, running)
-        return Differences((*kept, *edits), restart)
+        return Differences((*kept, *edits, *grown), restart, refused)
+
+
+def _named(source: Mapping[str, Any], there: Mapping[str, Any] | None) -> bool:
+    """Return whether a disk names this very volume already."""
+    keys = ("pool", "volume")
+    return there is not None and all(source.get(key) == there.get(key) for key in keys)
+
+
+# What libvirt replaces by the model that it has found when it starts a guest with host-model.
+_EXPANDED = ("cpu.mode", "cpu.match", "cpu.check", "cpu.model", "cpu.fallback", "cpu.vendor")
+
+
+def _unexpanded(running: Sequence[Edit], stated: Mapping[str, Any]) -> list[Edit]:
+    """Leave out that a guest with the host's model runs with the one that this meant."""
+    cpu = stated.get("cpu") or {}
+    expanded = any(edit.path == "cpu.mode" and edit.before == "custom" for edit in running)
+    if cpu.get("mode") != "host-model" or not expanded:
+        return list(running)
+    return [edit for edit in running if edit.path not in _EXPANDED]
+
+
+def _first_boot(
+    entry: Mapping[Any, Any], path: str, problems: list[Problem]
+) -> tuple[dict[Any, Any], dict[str, Any]]:
+    """Return an entry without what is for its first boot, and that."""
+    nics = entry.get("nics")
+    rest = {key: value for key, value in entry.items() if key != seeding.KEY}
+    ips: list[Any] | None = None
+    if isinstance(nics, list):
+        ips = [nic.get("ip") if isinstance(nic, Mapping) else None for nic in nics]
+        rest["nics"] = [
+            {key: value for key, value in nic.items() if key != "ip"}
+            if isinstance(nic, Mapping)
+            else nic
+            for nic in nics
+        ]
+    if seeding.KEY not in entry:
+        for number, ip in enumerate(ips or ()):
+            if ip is not None:
+                expected = "cloud_init beside it, which brings it into the guest"
+                problems.append(Problem(f"{path}.nics[{number}].ip", expected, "none"))
+        return rest, {}
+    from ...seed.declaration import read
+
+    declared = read(entry[seeding.KEY], ips, path, problems)
+    if declared is not None:
+        problems += seeding.taken(declared, entry.get("disks"), path)
+    return rest, {seeding.KEY: declared}
+
+
+def _out_of_reach(stated: Mapping[str, Any], path: str) -> list[Problem]:
+    """Return what another host would have to make: the sizes of disks, and a seed."""
+    keys = [
+        f"{path}.disks[{number}].size"
+        for number, disk in enumerate(stated.get("disks") or ())
+        if disk.get("size") is not None
+    ]
+    if stated.get(seeding.KEY) is not None:
+        keys.append(f"{path}.{seeding.KEY}")
+    return [Problem(key, "the libvirt of this host", "another one's") for key in keys]
+
+
+def _sizes(
+    stated: Mapping[str, Any], seen: Observed
+) -> tuple[tuple[Edit, ...], tuple[tuple[str, str], ...]]:
+    """Return which images have to be made or grown, and why some cannot be."""
+    if all(disk.get("size") is None for disk in stated.get("disks") or ()):
+        return (), ()
+    from .images import ImageError, capacity, images
+
+    there = (seen.spec or {}).get("disks") or ()
+    wanted, without = images(stated, there)
+    refused = [
+        (f"disks[{target}].size: its image is no file", "leave size out, and grow it where it is")
+        for target in without
+    ]
+    edits = []
+    files = {disk.get("target"): disk.get("file") for disk in there}
+    for image in wanted:
+        try:
+            have = capacity(image.file, image.format)
+        except (ImageError, OSError) as error:
+            refused.append((f"{image.path}: {error}", "see that the format is the image's own"))
+            continue
+        has = files.get(image.target) == image.file
+        size = format_size(image.size)
+        if have is not None and have > image.size:
+            reason = f"{image.path}: its image of {format_size(have)} would shrink to {size}"
+            refused.append((reason, "state at least that: an image is never made smaller"))
+        elif has and (have is None or have < image.size):
+            before = None if have is None else format_size(have)
+            edits.append(Edit(image.path, before, size, LIVE))
+            if have is None and seen.state in ACTIVE:
+                reason = f"{image.path}: it runs, and {image.file} is gone"
+                refused.append((reason, "save what it still has, and stop it"))
+            elif seen.state == SAVED:
+                reason = f"{image.path}: its saved memory knows the disk as it is"
+                refused.append((reason, "ask for state: running first"))
+    return tuple(edits), tuple(refused)
 
 
 def _settled(

@@ -9,26 +9,31 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, Collection, Mapping
 
 from ...virt.mark import Mark, mark_of
-from ...virt.reader import domain as document_of
-from ...virt.reader import read_root
+from ...virt.reader import domain_tree, read_root
 from ..engine import ACTIVE, FAILED, PAUSED, RUNNING, SAVED, STOPPED, Observed
 from ..spec import digest
 from .dialect import ENGINE
+from .seeding import KEY, split
 
 if TYPE_CHECKING:
+    from ...seed.store import Seeds
     from ...virt.connection import Connection
     from ...virt.document import Element
 
 _FOREIGN = Mark("", "")
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, eq=False, repr=False)
 class Detail:
-    """What the engine needs of a domain: its XML at the next boot, and as it runs."""
+    """What the engine needs of a domain: its XML at the next boot, and as it runs.
+
+    ``seed`` is the disk of its seed at the next boot.
+    """
 
     inactive: str
     live: str | None
     mark: Mark | None
+    seed: dict[str, Any] | None = None
 
 
 def _states(libvirt: Any) -> dict[int, str]:
@@ -58,20 +63,25 @@ def owned_files(root: Element, mark: Mark | None) -> tuple[str, ...]:
         return ()
     found = []
     for disk in root.findall("devices/disk"):
-        target, source = disk.find("target"), disk.find("source")
-        if target is None or source is None or target.get("dev") not in mark.disks:
-            continue
+        source = disk.find("source")
+        file = None if source is None else source.get("file")
         kept = any(disk.find(tag) is not None for tag in ("readonly", "shareable"))
-        if disk.get("device", "disk") == "disk" and not kept and source.get("file"):
-            found.append(source.get("file", ""))
+        if file in mark.disks and disk.get("device", "disk") == "disk" and not kept:
+            found.append(str(file))
     return tuple(found)
 
 
 class Observer:
     """Reads the domains of one connection; what is ``known`` and the same is not read again."""
 
-    def __init__(self, connection: Connection, known: Mapping[str, Observed] | None = None) -> None:
+    def __init__(
+        self,
+        connection: Connection,
+        seeds: Seeds,
+        known: Mapping[str, Observed] | None = None,
+    ) -> None:
         self.connection = connection
+        self.seeds = seeds
         self.libvirt = connection.libvirt
         self.known = known or {}
 
@@ -129,7 +139,7 @@ class Observer:
             and known.spec["autostart"] == autostart
         ):
             return known
-        root = document_of(inactive).root
+        root = domain_tree(inactive)
         mark = mark_of(root)
         spec = {
             "name": name,
@@ -138,6 +148,7 @@ class Observer:
             "protected": mark is not None and mark.protected,
             **read_root(root),
         }
+        seed = self._take_seed(spec)
         return Observed(
             name=name,
             engine=ENGINE,
@@ -148,5 +159,16 @@ class Observer:
             uuid=spec.get("uuid", ""),
             owned=mark is not None,
             files=owned_files(root, mark),
-            detail=Detail(inactive, live, mark),
+            detail=Detail(inactive, live, mark, seed),
         )
+
+    def _take_seed(self, spec: dict[str, Any]) -> dict[str, Any] | None:
+        """Take the seed out of a spec's disks, and put its documents there instead."""
+        rest, disk = split(self.seeds, spec.get("disks") or ())
+        if disk is None:
+            return None
+        spec["disks"] = rest
+        if not rest:
+            del spec["disks"]
+        spec[KEY] = self.seeds.documents(disk["file"]) or {}
+        return disk

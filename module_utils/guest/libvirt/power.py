@@ -5,10 +5,9 @@
 from __future__ import annotations
 
 import time
-from typing import TYPE_CHECKING, Any, Callable, Collection, Iterable, Mapping, Sequence
+from typing import TYPE_CHECKING, Any, Collection, Mapping, Sequence
 
 from ...units import format_duration
-from ...virt.connection import attempt
 from ..engine import PAUSED
 from .observe import state_of
 
@@ -40,11 +39,7 @@ class Power:
                 flags = self.libvirt.VIR_DOMAIN_START_PAUSED if name in paused else 0
                 domain.createWithFlags(flags)
 
-        return self._each(names, start)
-
-    def _each(self, names: Iterable[str], work: Callable[[str], None]) -> dict[str, str]:
-        found = {name: attempt(self.libvirt, work, name) for name in names}
-        return {name: why for name, why in found.items() if why is not None}
+        return self.connection.each(names, start)
 
     def stop(self, names: Sequence[str]) -> dict[str, str]:
         """Shut guests down and wait for it; with force, kill those that do not obey in time."""
@@ -56,7 +51,7 @@ class Power:
                 domain.resume()  # it could not hear of it otherwise
             running[name] = domain
 
-        failures = self._each(names, find)
+        failures = self.connection.each(names, find)
         refusals: dict[str, str] = {}
         pressed = {"at": float("-inf")}
 
@@ -74,12 +69,12 @@ class Power:
 
     def _press(self, running: Mapping[str, Any]) -> dict[str, str]:
         """Ask guests to shut down, by the agent or the power button as libvirt sees fit."""
-        return self._each(list(running), lambda name: running[name].shutdownFlags(0))
+        return self.connection.each(list(running), lambda name: running[name].shutdownFlags(0))
 
     def _kill(self, running: Mapping[str, Any], refusals: Mapping[str, str]) -> dict[str, str]:
         """End guests that did not obey where that is allowed, and say so where it is not."""
         if self.force:
-            failures = self._each(list(running), lambda name: running[name].destroy())
+            failures = self.connection.each(list(running), lambda name: running[name].destroy())
             return {n: why for n, why in failures.items() if self._active(running[n])}
         limit = format_duration(self.stop_timeout)
         return {

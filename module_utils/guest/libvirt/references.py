@@ -8,17 +8,22 @@ from dataclasses import dataclass
 from typing import Any, Callable, Collection, Iterator, Mapping
 
 from ...converge.errors import Problem, nearest, shown
+from ...virt.disk import writes as writes_to
 
 Spec = Mapping[str, Any]
 
 
 @dataclass(frozen=True)
 class Surroundings:
-    """What there is on the host that guests can refer to; ``exists`` tells whether a file does."""
+    """What there is on the host that guests can refer to.
+
+    ``exists`` tells whether a file does, ``holds`` whether a pool has a volume.
+    """
 
     networks: Collection[str] = ()
     pools: Collection[str] = ()
     exists: Callable[[str], bool] = lambda _path: True
+    holds: Callable[[str, str], bool] = lambda _pool, _volume: True
 
 
 def _missing(path: str, kind: str, name: str, known: Collection[str]) -> Problem:
@@ -30,6 +35,14 @@ def _missing(path: str, kind: str, name: str, known: Collection[str]) -> Problem
 
 def _entries(spec: Spec, key: str) -> Iterator[tuple[int, Spec]]:
     yield from enumerate(spec.get(key) or ())
+
+
+_MADE_EARLIER = (".network", ".bridge", ".volume.pool", ".volume")
+
+
+def may_come(problem: Problem) -> bool:
+    """Return whether an earlier task of the same run may make what is missing."""
+    return problem.path.endswith(_MADE_EARLIER)
 
 
 def absent(name: str, spec: Spec, host: Surroundings) -> Iterator[Problem]:
@@ -51,6 +64,10 @@ def absent(name: str, spec: Spec, host: Surroundings) -> Iterator[Problem]:
         pool = (disk.get("volume") or {}).get("pool")
         if pool is not None and pool not in host.pools:
             yield _missing(f"{path}.volume.pool", "pool", pool, host.pools)
+        elif pool is not None and not host.holds(pool, disk["volume"]["volume"]):
+            name = disk["volume"]["volume"]
+            remedy = "make it first, as kvm_volumes does"
+            yield Problem(f"{path}.volume", f"a volume of the pool {pool}", shown(name), remedy)
         if disk.get("startup_policy") in (None, "mandatory"):
             yield from _files(path, disk, ("file", "block"), host)
     yield from _files(name, spec, ("kernel", "initrd", "dtb"), host)
@@ -63,23 +80,25 @@ def _files(path: str, spec: Spec, keys: Collection[str], host: Surroundings) -> 
             yield Problem(f"{path}.{key}", "a file that is there", shown(file))
 
 
-def _sources(spec: Spec) -> Iterator[tuple[str, str]]:
-    """Yield the sources that a guest writes to alone, each with the path of its key."""
+def _sources(spec: Spec) -> Iterator[tuple[str, str, bool]]:
+    """Yield the sources that a guest shares with no writer, and whether it writes itself."""
     for number, disk in _entries(spec, "disks"):
-        if disk.get("shareable") or disk.get("readonly") or disk.get("device") == "cdrom":
+        if disk.get("shareable"):
             continue
+        writes = writes_to(disk)
         for key in ("file", "block"):
             if disk.get(key):
-                yield f"disks[{number}].{key}", str(disk[key])
+                yield f"disks[{number}].{key}", str(disk[key]), writes
         volume = disk.get("volume") or {}
         if volume:
-            yield f"disks[{number}].volume", f"{volume.get('pool')}/{volume.get('volume')}"
+            name = f"{volume.get('pool')}/{volume.get('volume')}"
+            yield f"disks[{number}].volume", name, writes
 
 
-def _macs(spec: Spec) -> Iterator[tuple[str, str]]:
+def _macs(spec: Spec) -> Iterator[tuple[str, str, bool]]:
     for number, nic in _entries(spec, "nics"):
         if nic.get("mac"):
-            yield f"nics[{number}].mac", str(nic["mac"])
+            yield f"nics[{number}].mac", str(nic["mac"]), True
 
 
 def shared(wanted: Mapping[str, Spec], others: Mapping[str, Spec]) -> Iterator[Problem]:
@@ -91,13 +110,14 @@ def shared(wanted: Mapping[str, Spec], others: Mapping[str, Spec]) -> Iterator[P
         ("a disk of its own", "state shareable: true for both, if they can share it", _sources),
         ("a MAC of its own", "state another one, or none", _macs),
     ):
-        holders: dict[str, str] = {}
+        holders: dict[str, tuple[str, bool]] = {}
         for name, spec in others.items():
-            for _, value in found(spec):
-                holders.setdefault(value, name)
+            for _, value, alone in found(spec):
+                if alone or value not in holders:
+                    holders[value] = name, alone
         for name, spec in wanted.items():
-            for path, value in found(spec):
-                holder = holders.setdefault(value, name)
-                if holder != name:
+            for path, value, alone in found(spec):
+                holder, held = holders.setdefault(value, (name, alone))
+                if holder != name and (alone or held):
                     text = f"{shown(value)}, which {holder} has"
                     yield Problem(f"{name}.{path}", what, text, remedy)

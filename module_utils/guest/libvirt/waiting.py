@@ -4,9 +4,11 @@
 
 from __future__ import annotations
 
+import math
 import socket
+import time
 from contextlib import suppress
-from typing import TYPE_CHECKING, Any, Callable, Mapping, Sequence
+from typing import TYPE_CHECKING, Any, Mapping, Sequence
 
 from ...units import format_duration
 from ...virt.connection import said
@@ -94,33 +96,43 @@ class Waiter:
         return self.address() and any(speaks_ssh(address) for address in self.found)
 
 
-def wait_for(connection: Connection, guests: Sequence[Declared]) -> dict[str, str]:
+def wait_for(
+    connection: Connection, guests: Sequence[Declared], addresses: dict[str, list[str]]
+) -> dict[str, str]:
     """Wait for all guests side by side; return the reason for each that did not get there.
 
-    Each has its own ``wait_timeout``; what was waited for is there or is not at its end.
+    The addresses that were seen meanwhile are noted by guest. Each has its own ``wait_timeout``;
+    what was waited for is there or is not at its end.
     """
     libvirt = connection.libvirt
+    begin = time.monotonic()
     failures: dict[str, str] = {}
-    for timeout in sorted({_timeout(guest) for guest in guests}):
-        # Shorter ones first: the longer ones go on waiting while these are asked.
-        waiting: dict[str, tuple[Declared, Callable[[], bool]]] = {}
-        for guest in guests:
-            if _timeout(guest) == timeout:
-                try:
-                    waiter = Waiter(libvirt, connection.handle.lookupByName(guest.name))
-                except libvirt.libvirtError as error:
-                    failures[guest.name] = said(error)
-                else:
-                    waiting[guest.name] = (guest, getattr(waiter, guest.asked["wait_for"]))
+    waiting = {guest.name: guest for guest in guests}
 
-        def arrived(waiting: dict[str, tuple[Declared, Callable[[], bool]]] = waiting) -> bool:
-            for name in [name for name, (_, is_there) in waiting.items() if is_there()]:
-                del waiting[name]
-            return not waiting
+    def ask(guest: Declared) -> bool:
+        """Return whether a guest is where it shall be, or will not get there."""
+        # Asked last once its time is over.
+        late = time.monotonic() - begin >= _timeout(guest)
+        try:
+            waiter = Waiter(libvirt, connection.handle.lookupByName(guest.name))
+            if getattr(waiter, guest.asked["wait_for"])():
+                addresses[guest.name] = waiter.found
+                return True
+        except libvirt.libvirtError as error:
+            if connection.is_lost():
+                raise
+            failures[guest.name] = said(error)
+            return True
+        if late:
+            failures[guest.name] = _late(guest)
+        return late
 
-        if not connection.wait(arrived, timeout):
-            for name, (guest, _) in waiting.items():
-                failures[name] = _late(guest, timeout)
+    def arrived() -> bool:
+        for name in [name for name, guest in waiting.items() if ask(guest)]:
+            del waiting[name]
+        return not waiting
+
+    connection.wait(arrived, math.inf)
     return failures
 
 
@@ -128,11 +140,11 @@ def _timeout(guest: Declared) -> float:
     return float(guest.asked.get("wait_timeout", DEFAULT_TIMEOUT))
 
 
-def _late(guest: Declared, timeout: float) -> str:
+def _late(guest: Declared) -> str:
     words = {
         "running": "it does not run",
         "agent": "its agent does not answer (is qemu-guest-agent installed and running there?)",
         "address": "it has no address (does it ask for one, and is its network up?)",
         "ssh": "nothing answers as SSH does at any address of it",
     }
-    return f"{words[guest.asked['wait_for']]} after {format_duration(timeout)}"
+    return f"{words[guest.asked['wait_for']]} after {format_duration(_timeout(guest))}"

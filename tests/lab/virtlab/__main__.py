@@ -7,16 +7,19 @@ from __future__ import annotations
 import argparse
 import os
 import runpy
+import shutil
 import sys
 from pathlib import Path
 
 runpy.run_path(str(Path(__file__).resolve().parents[3] / "plugins" / "shim.py"))
 
+from . import images
 from .build import ImageError
 from .description import DescriptionError
 from .host import HostError, tell
 from .lab import DEFAULT, Lab, LabError, build_images, take_down
 from .qmp import QmpError
+from .recipe import RELEASES, golden
 
 
 def _parser() -> argparse.ArgumentParser:
@@ -26,6 +29,9 @@ def _parser() -> argparse.ArgumentParser:
     commands = parser.add_subparsers(dest="command", required=True)
     commands.add_parser("up", help="build what is missing and raise the hosts")
     commands.add_parser("build", help="only build the images, all that the labs here start from")
+    command = commands.add_parser("golden", help="build an image for guests, with cloud-init")
+    command.add_argument("release", choices=sorted(RELEASES))
+    command.add_argument("target", type=Path, help="the qcow2 file that it is copied to")
     commands.add_parser("down", help="end the lab's hosts and remove its folder")
     commands.add_parser("status", help="show the hosts")
     for name, text in (
@@ -40,12 +46,22 @@ def _parser() -> argparse.ArgumentParser:
     return parser
 
 
-def _run(options: argparse.Namespace) -> int:
+def _needs_no_hosts(options: argparse.Namespace) -> bool:
+    """Carry out what concerns no host; return False for all else."""
     if options.command == "down":
         take_down(options.lab)
-        return 0
-    if options.command == "build":
+    elif options.command == "build":
         build_images()
+    elif options.command == "golden":
+        made = golden(options.release)
+        shutil.copy(images.ensure([made])[made] / "disk.qcow2", options.target)
+    else:
+        return False
+    return True
+
+
+def _run(options: argparse.Namespace) -> int:
+    if _needs_no_hosts(options):
         return 0
     lab = Lab(options.lab, options.file)
     if options.command == "up":

@@ -16,14 +16,11 @@ import tempfile
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from .recipe import CMDLINE
-
 if TYPE_CHECKING:
     from .recipe import Recipe
 
 SECTOR = 512
 PARTITION_START = 2048  # sectors: 1 MiB, the gap holds GRUB's core
-DISK_SIZE = 12 << 30  # bytes; sparse
 KEYRING = "/usr/share/keyrings/debian-archive-keyring.gpg"
 _GRUB = "/usr/lib/grub/i386-pc"
 _GRUB_MODULES = [
@@ -107,7 +104,7 @@ def build(recipe: Recipe, folder: Path) -> None:
         root = Path(scratch) / "root"
         _bootstrap(recipe, root)
         _finish(recipe, root)
-        _disk(root, part)
+        _disk(root, part, recipe.size)
     part.rename(folder)
 
 
@@ -140,7 +137,7 @@ def _finish(recipe: Recipe, root: Path) -> None:
     for command in recipe.commands:
         run("chroot", str(root), *command)
     run("chroot", str(root), "update-initramfs", "-u", "-k", "all")
-    _grub(root)
+    _grub(root, recipe.cmdline)
 
 
 def _kernel(root: Path) -> str:
@@ -150,7 +147,7 @@ def _kernel(root: Path) -> str:
     return names[-1].removeprefix("vmlinuz-")
 
 
-def _grub(root: Path) -> None:
+def _grub(root: Path, cmdline: str) -> None:
     version = _kernel(root)
     folder = root / "boot/grub"
     shutil.copytree(root / _GRUB.lstrip("/"), folder / "i386-pc", dirs_exist_ok=True)
@@ -162,21 +159,21 @@ def _grub(root: Path) -> None:
         "serial --unit=0 --speed=115200\n"
         "terminal_output serial\n"
         'menuentry "Debian" {\n'
-        f"  linux /boot/vmlinuz-{version} root=LABEL=root ro {CMDLINE} quiet\n"
+        f"  linux /boot/vmlinuz-{version} root=LABEL=root ro {cmdline} quiet\n"
         f"  initrd /boot/initrd.img-{version}\n"
         "}\n"
     )
 
 
-def _disk(root: Path, part: Path) -> None:
+def _disk(root: Path, part: Path, size: int) -> None:
     version = _kernel(root)
     shutil.copy(root / f"boot/vmlinuz-{version}", part / "vmlinuz")
     shutil.copy(root / f"boot/initrd.img-{version}", part / "initrd.img")
     raw = root.parent / "disk.raw"
     start = PARTITION_START * SECTOR
     with raw.open("wb") as file:
-        file.truncate(DISK_SIZE)
-    blocks = (DISK_SIZE - start) // 4096
+        file.truncate(size)
+    blocks = (size - start) // 4096
     make = ["mke2fs", "-q", "-F", "-t", "ext4", "-b", "4096", "-L", "root"]
     make += ["-m", "0", "-O", _FEATURES]  # a full disk is full for root too
     run(*make, "-E", f"offset={start},lazy_itable_init=1", "-d", str(root), str(raw), str(blocks))
@@ -185,7 +182,7 @@ def _disk(root: Path, part: Path) -> None:
     if len(core) > start - SECTOR:
         raise ImageError(f"GRUB's core takes {len(core)} bytes, the gap has {start - SECTOR}")
     with raw.open("r+b") as file:
-        file.write(boot_sector(boot, DISK_SIZE // SECTOR))
+        file.write(boot_sector(boot, size // SECTOR))
         file.write(core)
     run("qemu-img", "convert", "-O", "qcow2", str(raw), str(part / "disk.qcow2"))
 

@@ -16,7 +16,7 @@ from contextlib import suppress
 from dataclasses import asdict
 from typing import TYPE_CHECKING
 
-from . import build, emulator, images, processes, qemu, qmp
+from . import build, bytecode, emulator, images, processes, qemu, qmp
 from . import identity as identities
 from .log import say, step
 from .recipe import recipe
@@ -105,6 +105,8 @@ class Host:
         if not self._restore_copy():
             self.cold_boot(fresh=True)
             if self.spec.can_snapshot:
+                if self.spec.image == "ready":
+                    self._compile()
                 self._save()
                 if not self._restore_copy():
                     raise self._failure("its snapshot is gone again")
@@ -172,6 +174,8 @@ class Host:
         done = self.run("systemctl is-system-running --wait", patience=left, check=False)
         if done.stdout.strip() not in {"running", "degraded"}:
             raise self._failure(f"systemd says it is {done.stdout.strip() or 'away'}")
+        # systemd does not count the devices that udev has still to bring up.
+        self.run("udevadm settle", patience=150, check=False)
 
     def _answers(self) -> bool:
         """Say whether SSH greets; a full login follows only then."""
@@ -194,6 +198,11 @@ class Host:
         parts.append(self.ssh.public_key())
         digest = hashlib.sha256(json.dumps(parts, sort_keys=True).encode()).hexdigest()[:16]
         return images.cache() / "snapshots" / f"{self.name}-{digest}"
+
+    def _compile(self) -> None:
+        """Let the host compile beforehand what Ansible will send it, for every run to come."""
+        with step(f"{self.name}: compiling what Ansible sends"):
+            self.run(bytecode.COMMAND, stdin=bytecode.sources())
 
     def _save(self) -> None:
         """Keep the booted host, disks and memory, and power it off."""

@@ -18,7 +18,7 @@ import yaml
 from . import description as descriptions
 from . import emulator, images, processes
 from .host import Host
-from .recipe import REPOSITORY, USER, recipe
+from .recipe import GUEST, REPOSITORY, USER, golden, recipe
 from .ssh import Ssh
 
 DESCRIPTIONS = Path(__file__).resolve().parents[1] / "labs"
@@ -57,12 +57,12 @@ def take_down(name: str) -> None:
 
 
 def build_images() -> None:
-    """Build what is missing of the images that the described labs start from."""
+    """Build what is missing of the images that the described labs and their guests start from."""
     found = [descriptions.load(path) for path in sorted(DESCRIPTIONS.glob("*.yml"))]
     specs = [spec for description in found for spec in description.hosts.values()]
     emulator.ensure()
     # The large ones first: two are built at a time.
-    recipes = [recipe(spec.release, spec.image) for spec in specs]
+    recipes = [recipe(spec.release, spec.image) for spec in specs] + [golden(*GUEST)]
     images.ensure(sorted(recipes, key=lambda one: len(one.packages), reverse=True))
 
 

@@ -19,6 +19,8 @@ KINDS = ("bare", "ready")
 USER = "admin"  # who logs in; sudo asks no password of this user
 _BUILDER = Path(__file__).with_name("build.py")
 _GUEST = Path(__file__).parent / "files" / "make-guest"
+_CODE = _GUEST.with_name("virtlab_code.py")
+_PYTHON = "/usr/lib/python3/dist-packages"
 
 # A plain Debian as its installer leaves it, without anything of ours.
 _BARE = [
@@ -46,6 +48,15 @@ _BARE = [
     "nftables",
 ]
 _NETWORK = {"bookworm": ["ifupdown"], "trixie": ["systemd-resolved"]}
+# What an image for guests has: the small kernel for clouds, and what takes the seed.
+_CLOUD = [
+    "cloud-init",
+    "cloud-guest-utils",
+    "linux-image-cloud-amd64",
+    "qemu-guest-agent",
+    "systemd-resolved",
+]
+_DATASOURCES = "datasource_list: [NoCloud, None]\n"
 # What the tests need on a host to prove its state, and to serve storage to another one.
 _TESTS = [
     "systemd-timesyncd",
@@ -62,6 +73,8 @@ _TESTS = [
     "dropbear-bin",
     "openssh-client",
     "qemu-guest-agent",
+    # For a guest of another architecture.
+    "qemu-system-arm",
 ]
 
 # Only what the root disk needs: a tenth of the modules that an installer would put in, which an
@@ -98,28 +111,38 @@ WantedBy=sysinit.target
 # Without tsc=reliable Debian 12 takes the HPET as its clock, whose every reading leaves the
 # emulated CPU. Retpolines and return thunks, of no use here, cost it half of its speed. And code
 # at a new address is new code to QEMU, which translates a program that has moved all over again.
-CMDLINE = "console=ttyS0 tsc=reliable mitigations=off norandmaps"
-_GRUB = f"""\
+# Behind the emulated IOMMU an NVMe times out for a minute where its memory is translated.
+CMDLINE = "console=ttyS0 tsc=reliable mitigations=off norandmaps iommu.passthrough=1"
+_GRUB = """\
 GRUB_DEFAULT=0
 GRUB_TIMEOUT=0
 GRUB_DISTRIBUTOR=Debian
 GRUB_CMDLINE_LINUX_DEFAULT="quiet"
-GRUB_CMDLINE_LINUX="{CMDLINE}"
+GRUB_CMDLINE_LINUX="{}"
 GRUB_TERMINAL=serial
 GRUB_SERIAL_COMMAND="serial --unit=0 --speed=115200"
 GRUB_DISABLE_OS_PROBER=true
 """
 
 
+# The guest that the tests boot from an image: with what makes it fast under emulation.
+GUEST = ("trixie", CMDLINE)
+
+
 @dataclass(frozen=True)
 class Recipe:
-    """An image: a Debian release, packages, files (path, text, mode), commands in it."""
+    """An image: a Debian release, packages, files (path, text, mode), commands in it.
+
+    ``size`` is that of its disk in bytes, ``cmdline`` what its kernel is told.
+    """
 
     release: str
     kind: str
     packages: tuple[str, ...]
     files: tuple[tuple[str, str, int], ...] = ()
     commands: tuple[tuple[str, ...], ...] = ()
+    size: int = 12 << 30
+    cmdline: str = CMDLINE
 
     @property
     def digest(self) -> str:
@@ -158,6 +181,30 @@ def _flat(value: object) -> list[str]:
     return [str(name) for part in parts for name in (part if isinstance(part, list) else [part])]
 
 
+def golden(release: str, cmdline: str = "console=tty0 console=ttyS0") -> Recipe:
+    """Return the recipe of an image for guests, which cloud-init makes what their seeds say."""
+    packages = {*_BARE, *_CLOUD} - {"apparmor", "linux-image-amd64", "nftables", "python3-apt"}
+    files = (
+        ("/etc/default/grub", _GRUB.format(cmdline), 0o644),
+        ("/etc/fstab", "LABEL=root / ext4 errors=remount-ro 0 1\n", 0o644),
+        ("/etc/initramfs-tools/modules", _INITRAMFS_MODULES + "virtio_scsi\nsd_mod\n", 0o644),
+        ("/etc/initramfs-tools/conf.d/virtlab", _INITRAMFS, 0o644),
+        ("/etc/cloud/cloud.cfg.d/90-datasources.cfg", _DATASOURCES, 0o644),
+        ("/etc/machine-id", "", 0o444),
+        ("/etc/hostname", "", 0o644),
+    )
+    enable = ("systemctl", "enable", "systemd-networkd.service", "systemd-resolved.service")
+    return Recipe(
+        release,
+        "golden",
+        tuple(sorted(packages)),
+        files,
+        (enable,),
+        size=3 << 30,
+        cmdline=cmdline,
+    )
+
+
 def recipe(release: str, kind: str) -> Recipe:
     """Return the recipe of a release's ``bare`` or ``ready`` image."""
     packages = [*_BARE, *_NETWORK[release]]
@@ -166,7 +213,7 @@ def recipe(release: str, kind: str) -> Recipe:
     files = [
         ("/usr/local/sbin/virtlab-identity", _IDENTITY, 0o755),
         ("/etc/systemd/system/virtlab-identity.service", _IDENTITY_UNIT, 0o644),
-        ("/etc/default/grub", _GRUB, 0o644),
+        ("/etc/default/grub", _GRUB.format(CMDLINE), 0o644),
         ("/etc/fstab", "LABEL=root / ext4 errors=remount-ro 0 1\n", 0o644),
         (f"/etc/sudoers.d/{USER}", f"{USER} ALL=(ALL) NOPASSWD: ALL\n", 0o440),
         ("/etc/ssh/sshd_config.d/virtlab.conf", _SSHD, 0o644),
@@ -186,6 +233,8 @@ def recipe(release: str, kind: str) -> Recipe:
         commands.append(("systemctl", "enable", "systemd-networkd.service"))
     if kind == "ready":
         files.append(("/usr/local/sbin/make-guest", _GUEST.read_text(), 0o755))
+        files.append((f"{_PYTHON}/virtlab_code.py", _CODE.read_text(), 0o644))
+        files.append((f"{_PYTHON}/virtlab.pth", "import virtlab_code\n", 0o644))
         commands.append(("make-guest",))
         # They serve tests, which start them.
         commands += [

@@ -153,11 +153,11 @@ def test_a_process_is_detached_from_this_one(host):
         ("error", "the kernel is no good"),
         ("late-error", "KVM does not want"),
         ("silent", "it ended before it was ready, without a word"),
-        ("hangs", "it was not ready after 1 seconds and was ended"),
+        ("hangs", "it was not ready after 4 seconds and was ended"),
     ],
 )
 def test_why_it_did_not_start(host, name, why):
-    assert Detached(host, start_timeout=1.0).start([name, "other"]) == {name: why}
+    assert Detached(host, start_timeout=4.0).start([name, "other"]) == {name: why}
     assert running_process(host.guest("other")) is not None
 
 

@@ -11,17 +11,16 @@ import socket
 
 import pytest
 from ansible.module_utils.converge.action import LIVE, Edit
-from ansible.module_utils.converge.errors import InputError
-from ansible.module_utils.guest.engines import Engines
-from ansible.module_utils.guest.libvirt.dialect import _settled
-from ansible.module_utils.guest.libvirt.engine import LibvirtEngine
-from ansible.module_utils.guest.run import ApplyError, Wish, run
-from ansible.module_utils.kvm.layout import Layout
+from ansible.module_utils.converge.errors import ApplyError, InputError
+from ansible.module_utils.guest.libvirt.dialect import _settled, _unexpanded
+from ansible.module_utils.guest.local import look_at_guests
 from ansible.module_utils.virt.connection import ConnectError
+from ansible.module_utils.virt.patcher import differences
 
 libvirt = pytest.importorskip("libvirt", reason="the binding is built for the controller's Python")
 
-URI = "test:///default"
+from testdriver import URI, Driver  # noqa: E402  (it needs the binding)
+
 GUEST = {
     "name": "web",
     "memory": "512MiB",
@@ -31,41 +30,9 @@ GUEST = {
 }
 
 
-class Host:
-    """A host whose libvirt is the test driver, alive as long as the connection is held."""
-
-    def __init__(self, root):
-        self.layout = Layout(str(root))
-        self.handle = libvirt.open(URI)
-
-    def run(self, *guests, check_mode=False, fleet="local", uri=URI, **more):
-        ways = {"optional": check_mode, "stop_timeout": 2.0, "force": more.pop("force", False)}
-        engine = LibvirtEngine(uri, fleet=fleet, **ways)
-        wish = Wish(list(guests), fleet=fleet, **more)
-        engines = Engines([engine], self.layout)
-        try:
-            return run(engines, wish, engine.host("kvm1"), check_mode=check_mode)
-        finally:
-            engines.close()
-
-    def xml(self, name):
-        return self.handle.lookupByName(name).XMLDesc(libvirt.VIR_DOMAIN_XML_INACTIVE)
-
-    def names(self):
-        return sorted(domain.name() for domain in self.handle.listAllDomains())
-
-    def close(self):
-        for domain in self.handle.listAllDomains():
-            if domain.name() != "test":
-                if domain.isActive():
-                    domain.destroy()
-                domain.undefine()
-        self.handle.close()
-
-
 @pytest.fixture
 def host(tmp_path):
-    found = Host(tmp_path)
+    found = Driver(tmp_path)
     yield found
     found.close()
 
@@ -94,7 +61,8 @@ def test_a_guest_is_made_and_started_and_a_second_run_changes_nothing(host):
     assert "urn:virtfleet:1" in domain.XMLDesc()
     again = host.run(GUEST)
     assert (again["changed"], again["pending"], again["blocked"]) == (False, [], [])
-    assert again["guests"][0]["spec"]["memory"] == "512MiB"
+    (guest,) = again["guests"]
+    assert (guest["vcpus"], guest["memory"], "spec" in guest) == (2, "512MiB", False)
     assert again["guests"][0]["state"] == "running"
 
 
@@ -214,6 +182,19 @@ def test_a_changed_nature_needs_to_be_asked_for(host):
     assert host.run(wish)["changed"] is False
 
 
+def test_a_guest_made_anew_keeps_what_its_xml_says_besides(host):
+    host.run({**GUEST, "state": "stopped"})
+    former = host.xml("web")
+    theirs = "<metadata>\n    <site:note xmlns:site='urn:site'>keep me</site:note>"
+    host.handle.defineXML(former.replace("<metadata>", theirs))
+    other = "11111111-2222-4333-8444-555555555555"
+    outcome = host.run({**GUEST, "state": "stopped", "uuid": other, "replace": True})
+    assert verbs(outcome) == ["2 replace now"]
+    now = host.xml("web")
+    assert "keep me" in now
+    assert other in now
+
+
 def test_a_guest_of_another_fleet_is_not_touched(host):
     host.run(GUEST, fleet="north")
     outcome = host.run({**GUEST, "memory": "1GiB"}, fleet="south")
@@ -292,6 +273,18 @@ def test_memory_that_the_balloon_has_not_given_yet_is_no_change():
     assert [change.path for change in restart] == ["memory"]
 
 
+def test_the_model_that_stands_for_the_hosts_own_is_no_change():
+    stated = {"cpu": {"mode": "host-model", "migratable": True}}
+    live = "<domain><name>a</name><cpu mode='custom' match='exact' check='full'><model"
+    live += " fallback='forbid'>EPYC</model><vendor>AMD</vendor></cpu></domain>"
+    left = _unexpanded(differences(live, stated), stated)
+    assert [edit.path for edit in left] == ["cpu.migratable"]
+    other = live.replace("custom", "host-passthrough")
+    assert "cpu.mode" in {edit.path for edit in _unexpanded(differences(other, stated), stated)}
+    named = {"cpu": {"mode": "custom", "model": "Opteron_G1"}}
+    assert [e.path for e in _unexpanded(differences(live, named), named)] == ["cpu.model"]
+
+
 def test_what_is_waited_for_comes_back_with_its_addresses(host):
     outcome = host.run({**GUEST, "wait_for": "running"})
     (address,) = outcome["guests"][0]["addresses"]  # the driver makes one up
@@ -301,3 +294,140 @@ def test_what_is_waited_for_comes_back_with_its_addresses(host):
         host.run(late)
     assert host.run({**late, "state": "stopped"})["changed"] is True
     assert host.run({**late, "state": "absent"})["changed"] is True
+
+
+def test_what_runs_and_what_it_uses_are_told(host):
+    host.run({**GUEST, "description": "old"})
+    domain = host.handle.lookupByName("web")
+    changed = host.xml("web").replace("<vcpu placement='static'>2<", "<vcpu placement='static'>4<")
+    host.handle.defineXMLFlags(changed, 0)
+    options = {"root": str(host.layout.root), "engines": ["libvirt"], "uri": URI, "names": []}
+    found = look_at_guests({**options, "console_lines": 0, "status": True}, None)
+    web, test = sorted(found["guests"], key=lambda guest: guest["name"], reverse=True)
+    assert (web["owned"], web["adoptable"], test["owned"], test["adoptable"]) == (
+        *(True, False),
+        *(False, True),
+    )
+    assert (web["spec"]["vcpus"], web["live"]["vcpus"]) == (4, 2)
+    assert web["restart_required"] is True
+    assert test["restart_required"] is False
+    assert web["status"]["memory"] == {}  # the test driver counts nothing
+    domain.destroy()
+    found = look_at_guests({**options, "names": ["web"], "console_lines": 0, "status": True}, None)
+    (stopped,) = found["guests"]
+    assert (stopped["live"], stopped["restart_required"], stopped["status"]) == (None, False, None)
+
+
+class Gone:
+    """Lets libvirt go away after some calls: what is asked of it then fails, and nobody is there.
+
+    The test driver cannot be lost; a daemon that really goes is met in the lab.
+    """
+
+    def __init__(self, monkeypatch, after):
+        self.left = after
+        self.lost = False
+        define = libvirt.virConnect.defineXMLFlags
+        domains = libvirt.virConnect.listAllDomains
+        monkeypatch.setattr(libvirt.virConnect, "defineXMLFlags", self.counted(define))
+        monkeypatch.setattr(libvirt.virConnect, "listAllDomains", self.guarded(domains))
+        monkeypatch.setattr(libvirt.virConnect, "isAlive", lambda _connection: not self.lost)
+
+    def guarded(self, call):
+        def inner(*arguments):
+            if self.lost:
+                raise libvirt.libvirtError("client socket is closed")
+            return call(*arguments)
+
+        return inner
+
+    def counted(self, call):
+        guarded = self.guarded(call)
+
+        def inner(*arguments):
+            self.left -= 1
+            self.lost = self.lost or self.left < 0
+            return guarded(*arguments)
+
+        return inner
+
+
+def test_a_libvirt_that_goes_away_is_named_and_the_next_run_completes(host, monkeypatch):
+    bare = {key: value for key, value in GUEST.items() if key not in ("disks", "nics")}
+    guests = [{**bare, "name": f"g{number}", "state": "stopped"} for number in range(9)]
+    with monkeypatch.context() as patches:
+        Gone(patches, after=2)
+        with pytest.raises(ApplyError) as raised:
+            host.run(*guests)
+    first, second = str(raised.value).splitlines()
+    assert first == "7 actions failed, 2 were carried out:"
+    assert second.startswith("create guest/g2, guest/g3, guest/g4, guest/g5, guest/g6 and 2 more: ")
+    assert "libvirt went away in the middle; run again" in second
+    assert [action["object"] for action in raised.value.data["actions"]] == ["guest/g0", "guest/g1"]
+    assert len(host.run(*guests)["actions"]) == 7
+    assert host.run(*guests)["changed"] is False
+
+
+def test_a_libvirt_that_is_gone_when_guests_are_read_is_named(host, monkeypatch):
+    host.run(GUEST)
+    Gone(monkeypatch, after=0).lost = True
+    with pytest.raises(Exception, match=r"libvirt went away in the middle; run again.*closed"):
+        host.run(GUEST)
+
+
+@pytest.fixture
+def volume(host):
+    """Return the path of a volume that the driver's own pool has."""
+    pool = host.handle.storagePoolLookupByName("default-pool")
+    xml = "<volume><name>web.img</name><capacity>1048576</capacity></volume>"
+    made = pool.createXML(xml)
+    yield made.path()
+    made.delete()
+
+
+def on(name="web.img", **more):
+    return {"target": "vda", "volume": {"pool": "default-pool", "volume": name}, **more}
+
+
+def test_a_volume_is_written_as_the_file_that_it_is(host, volume):
+    """AppArmor's profiles know no pools."""
+    guest = {**GUEST, "disks": [on()], "state": "stopped"}
+    done = host.run(guest)
+    assert f"file='{volume}'" in host.xml("web")
+    assert "disks" in paths(done)
+    assert host.run(guest)["changed"] is False
+    assert host.run({**guest, "disks": [{"target": "vda", "file": volume}]})["changed"] is False
+
+
+def test_a_domain_that_names_the_volume_is_left_as_it_is(host, volume):
+    guest = {**GUEST, "disks": [{"target": "vda", "file": "/images/web.img"}], "state": "stopped"}
+    host.run(guest)
+    named = host.xml("web").replace("<disk type='file'", "<disk type='volume'")
+    named = named.replace("file='/images/web.img'", "pool='default-pool' volume='web.img'")
+    host.handle.defineXML(named)
+    assert host.run({**guest, "disks": [on()]})["changed"] is False
+    with pytest.raises(InputError, match=f"{volume}', which web has"):
+        host.run({**guest, "name": "other", "disks": [on()]})
+
+
+def test_a_volume_that_is_not_there_is_named_before_anything_is_touched(host, volume):
+    guest = {**GUEST, "disks": [on("wbe.img")], "state": "stopped"}
+    with pytest.raises(InputError, match=r"disks\[0\].volume: expected a volume of the pool"):
+        host.run(guest)
+    assert host.names() == ["test"]
+    planned = host.run(guest, check_mode=True)  # an earlier task may make it
+    assert planned["changed"] is True
+    (warning,) = planned["warnings"]
+    assert "disks[0].volume: 'wbe.img' is not there yet" in warning
+
+
+def test_a_plan_does_not_fail_for_what_an_earlier_task_would_make(host):
+    nics = [{"network": "lan"}, {"bridge": "br-none"}]
+    disk = {"target": "vda", "volume": {"pool": "fast", "volume": "web"}}
+    guest = {**GUEST, "nics": nics, "disks": [disk]}
+    planned = host.run(guest, check_mode=True, local=True)
+    assert planned["changed"] is True
+    assert len(planned["warnings"]) == 3
+    with pytest.raises(InputError, match="3 problems") as raised:
+        host.run(guest, local=True)
+    assert len(raised.value.problems) == 3

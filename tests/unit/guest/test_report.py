@@ -8,13 +8,12 @@ import random
 
 import pytest
 from ansible.module_utils.converge.text import width
-from ansible.module_utils.guest.engine import Observed
+from ansible.module_utils.guest.engine import Observed, describe
 from ansible.module_utils.guest.ioctl.dialect import complete
 from ansible.module_utils.guest.report import (
     MIN_WIDTH,
     console_lines,
     consoles,
-    describe,
     render,
     table,
 )
@@ -146,6 +145,8 @@ def test_a_guest_as_plain_values():
         "spec": spec,
         "digest": "d",
         "fleet": "local",
+        "owned": True,
+        "adoptable": False,
         "uuid": "u",
         "pid": 7,
         "uptime": 1.5,

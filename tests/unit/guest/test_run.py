@@ -8,11 +8,10 @@ import json
 import os
 
 import pytest
-from ansible.module_utils.converge.errors import InputError, Problem
+from ansible.module_utils.converge.errors import ApplyError, InputError, Problem
 from ansible.module_utils.converge.lock import BusyError, exclusive
 from ansible.module_utils.guest.ioctl import definition, store
 from ansible.module_utils.guest.ioctl import engine as engine_module
-from ansible.module_utils.guest.run import ApplyError
 
 
 def tree(root):
@@ -195,13 +194,24 @@ def test_a_guest_that_was_started_meanwhile_is_not_deleted(machine, monkeypatch)
 
 
 def test_all_that_failed_is_told(machine):
-    machine.supervisor.broken = {"a": "no", "b": "no"}
+    machine.supervisor.broken = {"a": "no", "b": "not yet"}
     with pytest.raises(ApplyError) as raised:
         machine.run({"name": "a"}, {"name": "b"}, {"name": "c"})
     assert str(raised.value).splitlines() == [
         "2 actions failed, 4 were carried out:",
         "start guest/a: no",
-        "start guest/b: no",
+        "start guest/b: not yet",
+    ]
+
+
+def test_what_failed_alike_is_told_once(machine):
+    names = [f"g{number}" for number in range(8)]
+    machine.supervisor.broken = dict.fromkeys(names, "no")
+    with pytest.raises(ApplyError) as raised:
+        machine.run(*({"name": name} for name in names))
+    assert str(raised.value).splitlines() == [
+        "8 actions failed, 8 were carried out:",
+        "start guest/g0, guest/g1, guest/g2, guest/g3, guest/g4 and 3 more: no",
     ]
 
 

@@ -4,7 +4,10 @@
 
 from __future__ import annotations
 
+from pathlib import Path
+
 import pytest
+from ansible.module_utils.host import observe
 from ansible.module_utils.host.probes import cgroups, devices, modules, software
 
 V1 = "".join(
@@ -193,3 +196,31 @@ def test_run_command(tmp_path):
     assert software.run_command([str(script)]) == "version 1.2\n"
     assert software.run_command([str(tmp_path / "none")]) is None
     assert software.run_command(["/bin/false"]) is None
+
+
+@pytest.mark.parametrize(
+    ("files", "arrives", "there"),
+    [
+        ({"/dev/kvm": ""}, False, True),
+        ({}, False, False),
+        ({"/dev/kvm": "", "/run/udev/queue": ""}, False, True),
+        ({"/run/udev/queue": ""}, False, False),
+        ({"/run/udev/queue": ""}, True, True),
+    ],
+)
+def test_kvm_is_waited_for_while_udev_works(tree, monkeypatch, files, arrives, there):
+    root = tree(files)
+    waits = []
+
+    def sleep(seconds):
+        waits.append(seconds)
+        if arrives:
+            Path(root, "dev").mkdir()
+            Path(root, "dev/kvm").touch()
+
+    now = iter(range(1000))
+    monkeypatch.setattr(observe.time, "sleep", sleep)
+    monkeypatch.setattr(observe.time, "monotonic", lambda: next(now))
+    assert observe.wait_for_kvm(root, patience=5) is there
+    # Only a missing device that may still come is waited for.
+    assert len(waits) == (0 if "/dev/kvm" in files or not files else 1 if arrives else 5)

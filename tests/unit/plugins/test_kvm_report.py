@@ -262,3 +262,13 @@ def test_a_play_for_nobody_or_for_others_stops_nobody(callback, pattern):
     if pattern == "localhost":
         callback.v2_runner_on_ok(answer("debug", "localhost"))
     assert "stopped" not in shown(callback, kvm1={}, kvm2={}, localhost={})
+
+
+def test_what_guests_stand_on_is_outstanding_too_without_any_guest(callback):
+    waits = {"object": "network/lan", "reason": "mtu differs", "remedy": "restart: true"}
+    callback.v2_runner_on_ok(answer("kvm_networks", "kvm1", pending=[waits], blocked=[]))
+    callback.v2_runner_on_ok(answer("kvm_pools", "kvm2", pending=[], blocked=[]))
+    text = shown(callback)
+    assert "Outstanding on kvm1" in text
+    assert "pending  network/lan: mtu differs; restart: true" in text
+    assert "Outstanding on kvm2" not in text

@@ -4,8 +4,6 @@
 
 from __future__ import annotations
 
-import ctypes
-import ctypes.util
 import random
 import re
 from pathlib import Path
@@ -16,65 +14,21 @@ from ansible.module_utils.virt import codecs, compound, disk, nic
 from ansible.module_utils.virt.check import check
 from ansible.module_utils.virt.display import ONLY
 from ansible.module_utils.virt.domain import FIELDS
-from ansible.module_utils.virt.fields import Group, Leaf, Selected
+from ansible.module_utils.virt.fields import Aside, Group, Leaf, Selected
 from ansible.module_utils.virt.lists import Items, Map
 from ansible.module_utils.virt.writer import Capabilities
+from schema import Schema, schema_of
 
 if TYPE_CHECKING:
     from ansible.module_utils.converge.errors import Problem
 
 CASES = Path(__file__).resolve().parents[2] / "cases" / "virt"
-SCHEMA = Path("/usr/share/libvirt/schemas/domain.rng")
-
-
-class _Error(ctypes.Structure):
-    """The start of libxml2's xmlError."""
-
-    _fields_ = (
-        ("domain", ctypes.c_int),
-        ("code", ctypes.c_int),
-        ("message", ctypes.c_char_p),
-    )
-
-
-_Report = ctypes.CFUNCTYPE(None, ctypes.c_void_p, ctypes.POINTER(_Error))
-
-
-class Schema:
-    """RELAX NG as libvirt itself uses it: through libxml2, the schema parsed once."""
-
-    def __init__(self, library: str) -> None:
-        self.xml = ctypes.CDLL(library)
-        for name in ("NewParserCtxt", "Parse", "NewValidCtxt"):
-            function = getattr(self.xml, f"xmlRelaxNG{name}")
-            function.restype = ctypes.c_void_p
-        self.xml.xmlReadMemory.restype = ctypes.c_void_p
-        context = ctypes.c_void_p(self.xml.xmlRelaxNGNewParserCtxt(str(SCHEMA).encode()))
-        self.schema = ctypes.c_void_p(self.xml.xmlRelaxNGParse(context))
-        assert self.schema.value
-
-    def problems(self, text: str) -> list[str]:
-        """Return what the schema has against a document."""
-        data = text.encode()
-        document = ctypes.c_void_p(self.xml.xmlReadMemory(data, len(data), b"x", b"UTF-8", 0))
-        assert document.value, "it is not well-formed"
-        found: list[str] = []
-        report = _Report(lambda _, error: found.append(error.contents.message.decode().strip()))
-        context = ctypes.c_void_p(self.xml.xmlRelaxNGNewValidCtxt(self.schema))
-        self.xml.xmlRelaxNGSetValidStructuredErrors(context, report, None)
-        status = self.xml.xmlRelaxNGValidateDoc(context, document)
-        self.xml.xmlRelaxNGFreeValidCtxt(context)
-        self.xml.xmlFreeDoc(document)
-        return found or ([] if status == 0 else [f"status {status}"])
 
 
 @pytest.fixture(scope="session")
 def schema() -> Schema:
     """Return libvirt's schema of domains."""
-    library = ctypes.util.find_library("xml2")
-    if library is None or not SCHEMA.exists():
-        pytest.skip("libxml2 or libvirt's schemas are not installed")
-    return Schema(library)
+    return schema_of("domain")
 
 
 @pytest.fixture
@@ -183,7 +137,8 @@ class Specs:
         return {
             one.key: self.field(one)
             for one in fields
-            if one.key in must or self.random.random() < share
+            if not isinstance(one, Aside)  # what the XML does not have
+            and (one.key in must or self.random.random() < share)
         }
 
     def field(self, one: Any) -> Any:

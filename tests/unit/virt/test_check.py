@@ -127,3 +127,21 @@ def test_no_message_has_a_line_of_its_own():
             for line in problems_of(stated):
                 assert line.isprintable()
                 assert len(line) < 2000
+
+
+@pytest.mark.parametrize(
+    ("one", "other", "clash"),
+    [
+        ({}, {}, True),
+        ({"device": "cdrom"}, {"device": "cdrom"}, False),
+        ({"device": "cdrom"}, {}, True),
+        ({}, {"readonly": True}, True),
+        ({"readonly": True}, {"readonly": True}, False),
+        ({"shareable": True}, {"shareable": True}, False),
+    ],
+)
+def test_a_source_that_is_written_to_is_one_disk_alone(one, other, clash):
+    disks = [{"target": f"sd{n}", "file": "/a", **more} for n, more in (("a", one), ("b", other))]
+    problems = []
+    check({"disks": disks}, "guests[0]", problems)
+    assert [problem.path for problem in problems] == ["guests[0].disks[1].file"] * clash

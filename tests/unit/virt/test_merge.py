@@ -179,3 +179,12 @@ def test_what_cannot_be_merged_is_refused(fragment, message):
     with pytest.raises(VirtfleetError) as raised:
         merge(root, fragment)
     assert message in str(raised.value)
+
+
+def test_a_password_in_a_fragment_is_written_and_not_shown():
+    fragment = "<devices><graphics type='vnc' passwd='s3cr3tvn'/></devices>"
+    patched = patch(RUNNING, {"xml": fragment})
+    assert "passwd='s3cr3tvn'" in patched.xml.replace('"', "'")
+    (change,) = patched.changes
+    assert "s3cr3tvn" not in change.after
+    assert "<graphics type='vnc'" in change.after

@@ -217,3 +217,20 @@ def test_what_is_new_is_indented_as_the_rest(layout):
         return
     assert f"\n{unit}<devices>\n{unit * 2}<rng model='virtio'>\n{unit * 3}<backend" in patched
     assert patch(patched, {"rng": None}).xml == xml
+
+
+@pytest.mark.parametrize(
+    ("loader", "stated", "differs"),
+    [
+        ("<loader type='pflash'>/fd</loader>", False, False),
+        ("<loader type='pflash' secure='no'>/fd</loader>", False, False),
+        ("<loader type='pflash' secure='yes'>/fd</loader>", False, True),
+        ("<loader type='pflash'>/fd</loader>", True, True),
+        ("<loader type='pflash' secure='yes'>/fd</loader>", True, False),
+    ],
+)
+def test_a_loader_is_not_secure_unless_it_says_so(loader, stated, differs):
+    xml = f"<domain><name>a</name><os><type>hvm</type>{loader}</os></domain>"
+    once = patch(xml, {"firmware": {"secure_boot": stated}})
+    assert [edit.path for edit in once.changes] == (["firmware.secure_boot"] if differs else [])
+    assert patch(once.xml, {"firmware": {"secure_boot": stated}}).changes == ()

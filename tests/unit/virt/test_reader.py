@@ -4,13 +4,16 @@
 
 from __future__ import annotations
 
+import copy
 import json
 from pathlib import Path
 
 import pytest
 from ansible.module_utils.virt.document import XmlError
-from ansible.module_utils.virt.domain import KEYS
-from ansible.module_utils.virt.reader import read
+from ansible.module_utils.virt.domain import FIELDS, KEYS
+from ansible.module_utils.virt.fields import Group
+from ansible.module_utils.virt.lists import Items
+from ansible.module_utils.virt.reader import domain, domain_tree, read, read_root
 
 CASES = Path(__file__).resolve().parents[2] / "cases" / "virt"
 NAMES = sorted(path.stem for path in CASES.glob("*.xml"))
@@ -94,3 +97,42 @@ def test_what_a_newer_libvirt_wrote_is_shown_as_it_is():
 def test_units_are_those_of_libvirt(unit, number, size):
     xml = f"<domain><memory unit='{unit}'>{number}</memory></domain>"
     assert read(xml)["memory"] == size
+
+
+def scopes(element, fields):
+    """Yield each field with each element that it is read from."""
+    for one in fields:
+        yield one, element
+        if isinstance(one, Group):
+            inner = one.place.element(element)
+            if inner is not None:
+                yield from scopes(inner, one.fields)
+        elif isinstance(one, Items):
+            for entry in one.found(element):
+                yield from scopes(entry.element, one.fields)
+
+
+def test_without_what_a_field_needs_there_is_nothing_of_it(case):
+    asked = 0
+    for one, scope in scopes(domain(case).root, FIELDS):
+        needed = one.needed()
+        if needed is None:
+            continue
+        bare = copy.deepcopy(scope)
+        if needed.startswith("@"):
+            bare.attrib.pop(needed[1:], None)
+        for child in bare.findall(needed) if not needed.startswith("@") else ():
+            bare.remove(child)
+        assert one.get(bare) is None, (one.key, needed)
+        asked += 1
+    assert asked > len(FIELDS) // 2
+
+
+def test_a_tree_that_is_only_looked_at_says_the_same(case):
+    assert read_root(domain_tree(case)) == read_root(domain(case).root)
+
+
+@pytest.mark.parametrize("text", ["<domain>", "<network/>", "", "<domain>&x;</domain>", "\ud800"])
+def test_what_is_no_domain_is_not_looked_at(text):
+    with pytest.raises(XmlError):
+        domain_tree(text)

@@ -1,0 +1,172 @@
+# Copyright (C) 2026 virtfleet contributors
+# SPDX-License-Identifier: GPL-3.0-or-later
+"""Images as they are declared, and all that is wrong with a list of them."""
+
+from __future__ import annotations
+
+import os
+import re
+import urllib.parse
+from dataclasses import dataclass
+from typing import Any, Mapping, Sequence
+
+from ..converge.errors import InputError, Problem, shown, unknown
+from . import checksum
+from .catalogue import CATALOGUE
+
+PRESENT, ABSENT = "present", "absent"
+FORMATS = ("qcow2", "raw")
+KEYS = (
+    *("name", "state", "path", "url", "checksum", "checksums", "signature", "keyring"),
+    *("format", "refresh", "file"),
+)
+_NAME = re.compile(r"[a-z0-9][a-z0-9._-]{0,62}", re.ASCII)
+_SOURCES = ("path", "url")
+
+
+@dataclass(frozen=True)
+class Declared:
+    """One image: its name, where it comes from, and what it has to be.
+
+    ``path`` is a file of the host, which ``file`` of the controller was sent to, ``url`` an
+    address; ``checksums`` the address of a publisher's file, ``signature`` that of its detached
+    signature by a key of ``keyring``. ``refresh`` asks the publisher whether there is a newer one.
+    """
+
+    name: str
+    where: str
+    state: str = PRESENT
+    path: str | None = None
+    url: str | None = None
+    checksum: checksum.Checksum | None = None
+    checksums: str | None = None
+    signature: str | None = None
+    keyring: str | None = None
+    format: str = "qcow2"
+    refresh: bool = False
+    file: str | None = None
+
+    @property
+    def source(self) -> str:
+        """Where it comes from, as its user knows it."""
+        return str(self.url or self.file or self.path)
+
+
+class _Reader:
+    """Reads entries, collecting what is wrong with them."""
+
+    def __init__(self) -> None:
+        self.problems: list[Problem] = []
+
+    def say(self, path: str, expected: str, found: object, remedy: str | None = None) -> None:
+        self.problems.append(Problem(path, expected, shown(found), remedy))
+
+    def address(self, entry: Mapping[Any, Any], key: str, where: str) -> str | None:
+        value = entry.get(key)
+        if value is None:
+            return None
+        parts = urllib.parse.urlsplit(value) if isinstance(value, str) else None
+        if parts is None or parts.scheme not in ("http", "https") or not parts.hostname:
+            self.say(f"{where}.{key}", "an http or https address", value)
+        elif parts.password is not None:
+            remedy = "let the server be open to the hosts, or bring the image by other means"
+            self.problems.append(Problem(f"{where}.{key}", "no password in it", "one", remedy))
+        return str(value)
+
+    def file(self, entry: Mapping[Any, Any], key: str, where: str) -> str | None:
+        value = entry.get(key)
+        if value is None:
+            return None
+        if not isinstance(value, str) or not os.path.isabs(value) or "\0" in value:
+            self.say(f"{where}.{key}", "an absolute path", value)
+        return str(value)
+
+    def entry(self, where: str, entry: object) -> Declared | None:
+        if not isinstance(entry, Mapping):
+            self.say(where, "a mapping that describes an image", entry)
+            return None
+        name = entry.get("name")
+        if not isinstance(name, str) or not _NAME.fullmatch(name):
+            expected = "a name (1 to 63 of a-z, 0-9, . _ and -, a letter or digit first)"
+            self.say(f"{where}.name", expected, name)
+            return None
+        for key in entry:
+            if key not in KEYS:
+                text = key if isinstance(key, str) and key.isprintable() else shown(key)
+                self.problems.append(unknown(f"{where}.{text[:64]}", key, "a known key", KEYS))
+        state = entry.get("state", PRESENT)
+        if state not in (PRESENT, ABSENT):
+            self.problems.append(unknown(f"{where}.state", state, "a state", (PRESENT, ABSENT)))
+        known = {} if any(entry.get(key) for key in _SOURCES) else CATALOGUE.get(name, {})
+        whole = {**known, **entry}
+        found = Declared(
+            name,
+            where,
+            str(state),
+            path=self.file(whole, "path", where),
+            url=self.address(whole, "url", where),
+            checksum=self.checksum(whole, where),
+            checksums=self.address(whole, "checksums", where),
+            signature=self.address(whole, "signature", where),
+            keyring=self.file(whole, "keyring", where),
+            format=str(whole.get("format", "qcow2")),
+            refresh=whole.get("refresh") is True,
+            file=str(whole["file"]) if whole.get("file") is not None else None,
+        )
+        if found.format not in FORMATS:
+            self.problems.append(unknown(f"{where}.format", found.format, "a format", FORMATS))
+        if not isinstance(whole.get("refresh", False), bool):
+            self.say(f"{where}.refresh", "true or false", whole["refresh"])
+        if state == PRESENT:
+            self.complete(found)
+        return found
+
+    def checksum(self, entry: Mapping[Any, Any], where: str) -> checksum.Checksum | None:
+        value = entry.get("checksum")
+        found = checksum.parse(value)
+        if value is not None and found is None:
+            self.say(f"{where}.checksum", "sha256: or sha512: and the digits of it", value)
+        return found
+
+    def complete(self, found: Declared) -> None:
+        """Tell what an image cannot do without, and what contradicts itself."""
+        where = found.where
+        if found.path is None and found.url is None:
+            names = ", ".join(CATALOGUE)
+            expected = f"a path or url, or a name of the catalogue ({names})"
+            self.problems.append(Problem(where, expected, f"neither, and {found.name!r}"))
+        elif found.path is not None and found.url is not None:
+            self.problems.append(Problem(where, "a path or a url", "both", "state one of them"))
+        elif found.url is not None and found.checksum is None and found.checksums is None:
+            remedy = "what comes over a network is only taken when it is what somebody vouches for"
+            expected = "a checksum, or the address of the publisher's checksums"
+            self.problems.append(Problem(f"{where}.checksum", expected, "neither", remedy))
+        if found.checksums is not None and (found.url is None or found.checksum is not None):
+            expected = "nothing beside a checksum" if found.checksum else "nothing without a url"
+            self.say(f"{where}.checksums", expected, found.checksums)
+        if (found.signature is None) != (found.keyring is None):
+            key = "keyring" if found.keyring is None else "signature"
+            self.problems.append(
+                Problem(f"{where}.{key}", "signature and keyring together", "one of them")
+            )
+        if found.signature is not None and found.checksums is None:
+            self.say(f"{where}.signature", "nothing without checksums", found.signature)
+
+
+def read(entries: Sequence[object]) -> list[Declared]:
+    """Return what the list declares; InputError with every problem in it."""
+    reader = _Reader()
+    declared: list[Declared] = []
+    first: dict[str, str] = {}
+    for number, entry in enumerate(entries):
+        one = reader.entry(f"images[{number}]", entry)
+        if one is None:
+            continue
+        if one.name in first:
+            found = f"{one.name}, which {first[one.name]}.name has already"
+            reader.problems.append(Problem(f"{one.where}.name", "a name of its own", found))
+        first.setdefault(one.name, one.where)
+        declared.append(one)
+    if reader.problems:
+        raise InputError(reader.problems)
+    return declared

@@ -1,0 +1,233 @@
+# Copyright (C) 2026 virtfleet contributors
+# SPDX-License-Identifier: GPL-3.0-or-later
+"""Virtual networks: kept under a mark in their metadata, and changed while guests are on them."""
+
+from __future__ import annotations
+
+import os
+from typing import TYPE_CHECKING, Any, Iterable, Iterator, Mapping
+
+from ..converge.errors import Problem, VirtfleetError, shown
+from ..virt import network, network_rules
+from ..virt.document import Document, tree
+from ..virt.fields import Edits, patch_fields
+from ..virt.identity import uuid_for
+from ..virt.mark import Mark, mark_of, put_mark, write_mark
+from ..virt.network import ISOLATED, ROUTED
+from .kind import Kind, Seen, Specs, put_uuid
+from .network_live import plugs, updates
+
+if TYPE_CHECKING:
+    from ..virt.connection import Connection
+    from .ledger import Ledger
+
+_CLASS = "/sys/class/net"
+
+
+class Networks(Kind):
+    """The networks of one host; ``run`` runs a command there and returns its status and output."""
+
+    word = "network"
+    plural = "networks"
+    fields = network.FIELDS
+    outlives_a_restart = True
+
+    def __init__(
+        self,
+        connection: Connection,
+        fleet: str,
+        ledger: Ledger,
+        run: Any = None,
+        *,
+        local: bool = True,
+    ) -> None:
+        super().__init__(connection, fleet, ledger)
+        self.run = run
+        self.local = local
+
+    def contradictions(self, stated: Mapping[str, Any], path: str) -> Iterator[Problem]:
+        """Yield what contradicts itself, whatever the host is."""
+        return network_rules.contradictions(stated, path)
+
+    def lacking(self, stated: Mapping[str, Any], path: str) -> Iterator[Problem]:
+        """Yield what a new one cannot do without."""
+        if stated.get("mode") is None:
+            expected = f"how it leads out ({', '.join(network.MODES)})"
+            yield Problem(f"{path}.mode", expected, "nothing")
+        if stated.get("mode") in ("nat", "route") and not stated.get("ips"):
+            yield Problem(f"{path}.ips", "an address of the network, as it leads out", "none")
+
+    def clashes(
+        self, stated: Specs, seen: Mapping[str, Seen], *, check_mode: bool
+    ) -> Iterator[Problem]:
+        """Yield subnets and bridges that others have, and devices that are not there."""
+        whole = {
+            name: {**seen[name].spec, **keys} if name in seen else keys
+            for name, keys in stated.items()
+        }
+        others = {name: one.spec for name, one in seen.items() if name not in whole}
+        yield from _taken(whole, others)
+        if self.local and not check_mode:
+            for name, spec in whole.items():
+                yield from _host(name, spec, stated[name])
+
+    def objects(self) -> list[Any]:
+        """Return libvirt's networks."""
+        return list(self.connection.handle.listAllNetworks())
+
+    def look(self, one: Any) -> Seen:
+        """Return what a network is now."""
+        persistent, active = bool(one.isPersistent()), bool(one.isActive())
+        live = one.XMLDesc(0) if active else None
+        inactive = self._stored(one) if persistent else str(live)
+        root = tree(inactive)
+        mark = mark_of(root)
+        return Seen(
+            one.name(),
+            one.UUIDString(),
+            inactive,
+            live,
+            autostart=persistent and bool(one.autostart()),
+            persistent=persistent,
+            owned=mark is not None,
+            fleet=mark.fleet if mark else "",
+            new=self.is_new(one.name()),
+            spec=self.read(root),
+            more={"bridge": one.bridgeName() if _has_bridge(root) else None},
+        )
+
+    def _stored(self, one: Any) -> str:
+        return self.stored(one, self.libvirt.VIR_NETWORK_XML_INACTIVE)
+
+    def users(self, seen: Seen) -> list[str]:
+        """Return the running guests that have a NIC on it."""
+        return sorted({guest for guest, _ in plugs(self.connection, seen.name)})
+
+    def written(self, name: str, stated: Mapping[str, Any]) -> str:
+        """Return the definition of a new network."""
+        document = Document(self.skeleton(name), "network XML")
+        root = document.root
+        put_uuid(root, stated.get("uuid") or uuid_for(name, self.fleet, "network"))
+        keys = {key: value for key, value in stated.items() if value not in (None, [], {})}
+        patch_fields(root, self.fields, keys, Edits(root, keys), "")
+        put_mark(root, Mark(self.fleet, name, kind=self.word))
+        return document.text()
+
+    def lookup(self, name: str) -> Any:
+        """Return libvirt's object."""
+        return self.connection.handle.networkLookupByName(name)
+
+    def define(self, xml: str) -> Any:
+        """Make the definition the persistent one, and return libvirt's object."""
+        flag = self.libvirt.VIR_NETWORK_DEFINE_VALIDATE
+        return self.connection.handle.networkDefineXMLFlags(xml, flag)
+
+    def start(self, name: str, asked: Mapping[str, Any]) -> None:
+        """Make it active."""
+        del asked
+        one = self.lookup(name)
+        if not one.isActive():
+            one.create()
+
+    def update_live(self, name: str) -> None:
+        """Bring what libvirt can change at once from the stored definition to the active one."""
+        one = self.lookup(name)
+        wanted = self._stored(one)
+        live = self.libvirt.VIR_NETWORK_UPDATE_AFFECT_LIVE
+        for command, section, index, xml in updates(self.libvirt, one.XMLDesc(0), wanted):
+            one.update(command, section, index, xml, live)
+
+    def restart(self, name: str, asked: Mapping[str, Any]) -> None:
+        """Start it anew, and plug the guests in again that were on it."""
+        plugged = plugs(self.connection, name)
+        one = self.lookup(name)
+        one.destroy()
+        self.start(name, asked)
+        root = tree(one.XMLDesc(0))
+        port = (self.read(root).get("virtualport") or {}).get("type")
+        if _has_bridge(root) and port != "openvswitch":  # a switch of its own keeps its ports
+            self._plug_in(one.bridgeName(), [device for _, device in plugged if device])
+
+    def _plug_in(self, bridge: str, devices: Iterable[str]) -> None:
+        """Give taps their bridge back, which they lost when it went."""
+        failed = []
+        for device in devices:
+            if self.run is None or not self.local:
+                failed.append(device)
+                continue
+            status, _, error = self.run(["ip", "link", "set", "dev", device, "master", bridge])
+            if status:
+                failed.append(f"{device} ({error.strip()})")
+        if failed:
+            raise VirtfleetError(
+                f"it was started anew, and these of its guests' devices are not on {bridge}:"
+                f" {', '.join(failed)}",
+                remedy=f"plug them in (ip link set DEVICE master {bridge}), or restart the guests",
+            )
+
+    def adopt(self, seen: Seen) -> None:
+        """Give it our mark; nothing else of it changes."""
+        mark = Mark(self.fleet, seen.name, kind=self.word)
+        self.define(write_mark(seen.inactive, mark))
+
+    def warnings(self, seen: Mapping[str, Seen]) -> list[str]:
+        """Return the bridges of the host that lead nowhere."""
+        found = []
+        for name, one in seen.items():
+            bridge = one.spec.get("bridge")
+            joins = self.local and one.spec.get("mode") == "bridge"
+            if joins and bridge and _carrier(bridge) is False:
+                found.append(f"network/{name}: the bridge {bridge} has no carrier")
+        return found
+
+
+def _has_bridge(root: Any) -> bool:
+    bridge = root.find("bridge")
+    return bridge is not None and bool(bridge.get("name"))
+
+
+def _carrier(device: str) -> bool | None:
+    """Return whether a device has a carrier, None where that cannot be said."""
+    try:
+        with open(os.path.join(_CLASS, device, "carrier"), encoding="ascii") as file:
+            return file.read().strip() == "1"
+    except OSError:
+        return None
+
+
+def _taken(whole: Specs, others: Specs) -> Iterator[Problem]:
+    """Yield subnets and bridges that two networks would have."""
+    nets = {name: network_rules.subnets(spec) for name, spec in others.items()}
+    bridges = {
+        spec["bridge"]: name
+        for name, spec in others.items()
+        if spec.get("bridge") and spec.get("mode", "nat") in ROUTED
+    }
+    for name, spec in whole.items():
+        mine = network_rules.subnets(spec)
+        for other, theirs in nets.items():
+            for one in mine:
+                met = next((net for net in theirs if network_rules.meets(one, net)), None)
+                if met is not None:
+                    found = f"{one}, which meets {met} of the network {other}"
+                    yield Problem(f"{name}/ips", "a subnet of its own", found)
+        nets[name] = mine
+        bridge = spec.get("bridge")
+        if bridge and spec.get("mode", ISOLATED) in ROUTED:
+            if bridge in bridges:
+                found = f"{shown(bridge)}, which the network {bridges[bridge]} has"
+                yield Problem(f"{name}/bridge", "a bridge of its own", found)
+            bridges.setdefault(bridge, name)
+
+
+def _host(name: str, spec: Mapping[str, Any], stated: Mapping[str, Any]) -> Iterator[Problem]:
+    """Yield the devices that a network states and the host does not have."""
+    devices = [("bridge", stated.get("bridge"))] if spec.get("mode") == "bridge" else []
+    port = (spec.get("virtualport") or {}).get("type")
+    if port == "openvswitch":
+        devices = []  # its bridges need not be devices of the host
+    devices += [("dev", stated.get("dev")), ("pf", stated.get("pf"))]
+    devices += [(f"interfaces[{n}]", one) for n, one in enumerate(stated.get("interfaces") or ())]
+    for key, device in devices:
+        if device and not os.path.exists(os.path.join(_CLASS, device)):
+            yield Problem(f"{name}/{key}", "a network device that is there", shown(device))

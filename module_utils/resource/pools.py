@@ -1,0 +1,250 @@
+# Copyright (C) 2026 virtfleet contributors
+# SPDX-License-Identifier: GPL-3.0-or-later
+"""Storage pools. They bear no mark: one of ours is told by its UUID, or by the host's ledger."""
+
+from __future__ import annotations
+
+import os
+import socket
+from typing import TYPE_CHECKING, Any, Iterator, Mapping, Sequence
+
+from ..converge.errors import Problem, VirtfleetError, shown
+from ..units import format_size
+from ..virt import pool
+from ..virt.connection import said
+from ..virt.document import Document, tree
+from ..virt.fields import Edits, patch_fields
+from ..virt.identity import uuid_for
+from ..virt.pool import KINDS
+from .kind import Kind, Seen, Specs, put_uuid
+
+if TYPE_CHECKING:
+    from ..virt.connection import Connection
+    from ..virt.document import Element
+    from .ledger import Ledger
+
+_PATIENCE = 5.0  # seconds in which a server of storage has to answer
+_MADE = ("dir", "netfs")  # building one of these makes a folder, and no more
+_GIVEN = ("iscsi", "iscsi-direct", "scsi", "mpath")  # their volumes are there: they are always full
+FULL = 0.9  # of a pool's capacity, from where on it is told
+
+
+class Pools(Kind):
+    """The storage pools of one host."""
+
+    word = "pool"
+    plural = "pools"
+    fields = pool.FIELDS
+    flags = (*Kind.flags, "build")
+
+    def __init__(
+        self, connection: Connection, fleet: str, ledger: Ledger, *, local: bool = True
+    ) -> None:
+        super().__init__(connection, fleet, ledger)
+        self.local = local
+
+    def contradictions(self, stated: Mapping[str, Any], path: str) -> Iterator[Problem]:
+        """Yield what contradicts itself, whatever the host is."""
+        return pool.contradictions(stated, path)
+
+    def lacking(self, stated: Mapping[str, Any], path: str) -> Iterator[Problem]:
+        """Yield what a new one cannot do without."""
+        return pool.lacking(stated, path)
+
+    def clashes(
+        self, stated: Specs, seen: Mapping[str, Seen], *, check_mode: bool
+    ) -> Iterator[Problem]:
+        """Yield places that two pools would have, and disks that are not there."""
+        places = {
+            path: name
+            for name, one in seen.items()
+            if name not in stated and (path := _place(one.spec)) is not None
+        }
+        for name, keys in stated.items():
+            spec = {**seen[name].spec, **keys} if name in seen else keys
+            path = _place(spec)
+            if path in places:
+                found = f"{shown(path)}, which the pool {places[path]} has"
+                yield Problem(f"{name}/path", "a place of its own", found)
+            elif path is not None:
+                places[path] = name
+            if self.local and not check_mode:
+                yield from _disks(name, spec.get("type"), keys.get("devices") or ())
+
+    def objects(self) -> list[Any]:
+        """Return libvirt's pools."""
+        return list(self.connection.handle.listAllStoragePools())
+
+    def look(self, one: Any) -> Seen:
+        """Return what a pool is now."""
+        persistent, active = bool(one.isPersistent()), bool(one.isActive())
+        inactive = self._stored(one) if persistent else one.XMLDesc(0)
+        uuid, name = one.UUIDString(), one.name()
+        fleet = self._fleet(name, uuid)
+        return Seen(
+            name,
+            uuid,
+            inactive,
+            one.XMLDesc(0) if active else None,
+            autostart=persistent and bool(one.autostart()),
+            persistent=persistent,
+            owned=fleet is not None,
+            fleet=fleet or "",
+            new=self.is_new(name),
+            spec=self.read(tree(inactive)),
+            more=_room(one.info() if active else None),
+        )
+
+    def _stored(self, one: Any) -> str:
+        return self.stored(one, self.libvirt.VIR_STORAGE_XML_INACTIVE)
+
+    def _fleet(self, name: str, uuid: str) -> str | None:
+        if uuid == uuid_for(name, self.fleet, self.word):
+            return self.fleet
+        return self.ledger.fleet_of(self.word, uuid)
+
+    def users(self, seen: Seen) -> list[str]:
+        """Return the running guests that have a disk of it."""
+        libvirt, handle = self.libvirt, self.connection.handle
+        path = seen.spec.get("path") or (KINDS.get(str(seen.spec.get("type"))) or pool.Kind()).path
+        found = set()
+        for domain in handle.listAllDomains(libvirt.VIR_CONNECT_LIST_DOMAINS_ACTIVE):
+            with self.connection.passing():
+                sources = tree(domain.XMLDesc(0)).findall("devices/disk/source")
+                if any(_of_pool(source, seen, path) for source in sources):
+                    found.add(domain.name())
+        return sorted(found)
+
+    def written(self, name: str, stated: Mapping[str, Any]) -> str:
+        """Return the definition of a new pool."""
+        document = Document(self.skeleton(name), "pool XML")
+        root = document.root
+        put_uuid(root, stated.get("uuid") or uuid_for(name, self.fleet, self.word))
+        keys = {key: value for key, value in stated.items() if value not in (None, [], {})}
+        kind = KINDS[keys["type"]]
+        if "path" not in keys and kind.path is not None:
+            keys["path"] = kind.path.format(**keys)
+        patch_fields(root, self.fields, keys, Edits(root, keys), "")
+        return document.text()
+
+    def lookup(self, name: str) -> Any:
+        """Return libvirt's object."""
+        return self.connection.handle.storagePoolLookupByName(name)
+
+    def define(self, xml: str) -> Any:
+        """Make the definition the persistent one, and return libvirt's object."""
+        flag = getattr(self.libvirt, "VIR_STORAGE_POOL_DEFINE_VALIDATE", 0)  # libvirt 7.7
+        return self.connection.handle.storagePoolDefineXML(xml, flag)
+
+    def start(self, name: str, asked: Mapping[str, Any]) -> None:
+        """Make it active; where that fails, build what it lacks if that may be, and try again.
+
+        What is there already is never built over: libvirt looks for that itself.
+        """
+        one = self.lookup(name)
+        if one.isActive():
+            return
+        spec = self.read(tree(self._stored(one)))
+        if self.local:
+            _answers(name, spec)
+        kind = str(spec.get("type"))
+        try:
+            one.create()
+        except self.libvirt.libvirtError as error:
+            if not asked.get("build", kind in _MADE):
+                formats = kind in KINDS and KINDS[kind].formats
+                remedy = "state build: true to have it made on an empty disk" if formats else None
+                raise VirtfleetError(said(error), remedy=remedy) from error
+            self._build(one, kind, error)
+            one.create()
+
+    def _build(self, one: Any, kind: str, reason: Exception) -> None:
+        formats = kind in KINDS and KINDS[kind].formats
+        flags = self.libvirt.VIR_STORAGE_POOL_BUILD_NO_OVERWRITE if formats else 0
+        try:
+            one.build(flags)
+        except self.libvirt.libvirtError as error:
+            raise VirtfleetError(
+                f"{said(reason)}; and it cannot be built: {said(error)}"
+            ) from error
+
+    def update_live(self, name: str) -> None:
+        """Do nothing: libvirt changes no pool that is active."""
+
+    def adopt(self, seen: Seen) -> None:
+        """Note that it is ours; nothing of it changes."""
+        self.ledger.note(self.word, seen.uuid, self.fleet)
+
+    def gone(self, seen: Seen) -> None:
+        """Let go of what was noted of it."""
+        super().gone(seen)
+        self.ledger.note(self.word, seen.uuid, None)
+
+    def warnings(self, seen: Mapping[str, Seen]) -> list[str]:
+        """Return the pools that are nearly full."""
+        found = []
+        for name, one in seen.items():
+            if one.spec.get("type") in _GIVEN:
+                continue
+            capacity, available = one.more.get("capacity"), one.more.get("available")
+            if capacity and available is not None and available < (1 - FULL) * capacity:
+                left = f"{available * 100 // capacity} % of {format_size(capacity)} left"
+                found.append(f"pool/{name}: nearly full, {left}")
+        return found
+
+
+def _disks(name: str, kind: object, devices: Sequence[str]) -> Iterator[Problem]:
+    """Yield disks that are not there, or that libvirt would not know again."""
+    for number, device in enumerate(devices):
+        where = f"{name}/devices[{number}]"
+        if not os.path.exists(device):
+            yield Problem(where, "a disk that is there", shown(device))
+        elif kind == "logical" and os.path.islink(device):
+            # It compares with what LVM calls them, to the letter.
+            remedy = "or make the group by kvm_storage_volume_groups, and leave devices out"
+            expected = f"the name that LVM knows it by, {os.path.realpath(device)}"
+            yield Problem(where, expected, shown(device), remedy)
+
+
+def _room(info: Any) -> dict[str, Any]:
+    """Return the bytes that a pool has, None where it is not active."""
+    if info is None:
+        return {"capacity": None, "allocation": None, "available": None}
+    return {"capacity": info[1], "allocation": info[2], "available": info[3]}
+
+
+def _place(spec: Mapping[str, Any]) -> str | None:
+    """Return the place that a pool has for itself, None where it may share it."""
+    if spec.get("type") in ("dir", "fs", "netfs"):
+        path = spec.get("path")
+        return None if path is None else os.path.normpath(str(path))
+    return None
+
+
+def _of_pool(source: Element, seen: Seen, path: str | None) -> bool:
+    """Return whether a disk's source is a volume of a pool."""
+    if source.get("pool") is not None:
+        return source.get("pool") == seen.name
+    place = source.get("file") or source.get("dev") or ""
+    shared = path in ("/dev", "/dev/mapper", "/dev/disk/by-path")  # of all disks of the host
+    return path is not None and not shared and place.startswith(f"{path.rstrip('/')}/")
+
+
+def _answers(name: str, spec: Mapping[str, Any]) -> None:
+    """Raise VirtfleetError where a server does not answer: a mount would wait for minutes."""
+    port = (KINDS.get(str(spec.get("type"))) or pool.Kind()).port
+    if spec.get("format") == "cifs":
+        port = 445
+    elif spec.get("format") == "glusterfs":
+        port = 24007
+    if port is None:
+        return
+    for host in spec.get("hosts") or ():
+        where = (host["name"], host.get("port", port))
+        try:
+            socket.create_connection(where, _PATIENCE).close()
+        except OSError as error:
+            raise VirtfleetError(
+                f"{where[0]} does not answer on port {where[1]} ({error.strerror or error})",
+                remedy=f"see that the server of the pool {name} runs and can be reached from here",
+            ) from error

@@ -1,0 +1,236 @@
+# Copyright (C) 2026 virtfleet contributors
+# SPDX-License-Identifier: GPL-3.0-or-later
+"""Networks made, changed, taken over and removed with libvirt's test driver.
+
+The driver shows no other definition of a network that is active: what is changed while one runs is
+proven by tables here (test_network_live.py), and for real in the lab.
+"""
+
+from __future__ import annotations
+
+import pytest
+from ansible.module_utils.converge.errors import ApplyError, InputError
+
+libvirt = pytest.importorskip("libvirt", reason="the binding is built for the controller's Python")
+
+LAN = {"name": "lan", "mode": "nat", "ips": [{"address": "10.9.0.1", "prefix": 24}]}
+
+
+def verbs(outcome):
+    return [f"{a['object']} {a['action']} {a['when']}" for a in outcome["actions"]]
+
+
+def reasons(outcome):
+    return [item["reason"] for item in outcome["blocked"]]
+
+
+@pytest.fixture
+def networks(host):
+    return lambda *entries, **how: host.run("networks", *entries, **how)
+
+
+def test_check_mode_plans_and_touches_nothing(networks, host):
+    before = host.everything()
+    planned = networks(LAN, check_mode=True)
+    assert host.everything() == before
+    done = networks(LAN)
+    assert verbs(planned) == verbs(done) == ["network/lan create now", "network/lan start now"]
+    assert planned["diff"] == done["diff"]
+
+
+def test_a_network_comes_and_goes(networks, host):
+    networks(LAN)
+    network = host.handle.networkLookupByName("lan")
+    assert (network.isActive(), network.autostart()) == (1, 1)
+    again = networks(LAN)
+    assert (again["changed"], again["pending"], again["blocked"]) == (False, [], [])
+    assert again["networks"][0]["spec"]["ips"] == LAN["ips"]
+    gone = networks({"name": "lan", "state": "absent"})
+    assert verbs(gone) == ["network/lan stop now", "network/lan delete now"]
+    assert "lan" not in host.handle.listNetworks()
+    assert networks({"name": "lan", "state": "absent"})["changed"] is False
+
+
+def test_states_and_autostart(networks, host):
+    networks({**LAN, "state": "inactive", "autostart": False})
+    network = host.handle.networkLookupByName("lan")
+    assert (network.isActive(), network.autostart()) == (0, 0)
+    assert verbs(networks({**LAN, "state": "present", "autostart": True})) == [
+        "network/lan update now"
+    ]
+    assert (network.isActive(), network.autostart()) == (0, 1)
+    assert verbs(networks(LAN)) == ["network/lan start now"]
+    assert verbs(networks({**LAN, "autostart": False})) == ["network/lan update live"]
+    assert verbs(networks({**LAN, "state": "inactive"})) == ["network/lan stop now"]
+
+
+def test_only_what_is_stated_changes(networks, host):
+    networks({**LAN, "state": "inactive", "domain": "lan.test"})
+    before = host.handle.networkLookupByName("lan").XMLDesc()
+    changed = networks({"name": "lan", "state": "inactive", "mtu": 9000})
+    assert [c["path"] for a in changed["actions"] for c in a["changes"]] == ["mtu"]
+    after = host.handle.networkLookupByName("lan").XMLDesc()
+    assert set(before.splitlines()) < set(after.splitlines())
+    assert networks({"name": "lan", "state": "inactive", "mtu": 9000})["changed"] is False
+
+
+def test_a_network_of_somebody_else_is_not_touched(networks, host):
+    before = host.everything()
+    found = networks({"name": "default", "mode": "nat", "mtu": 9000})
+    assert (found["changed"], reasons(found)) == (
+        False,
+        ["it was not made by this toolkit for this fleet"],
+    )
+    found = networks({"name": "default", "state": "absent", "adopt": True})
+    assert (found["changed"], len(found["blocked"])) == (False, 1)
+    assert networks(prune=True)["changed"] is False
+    assert host.everything() == before
+
+
+def test_one_is_taken_over_as_it_is(networks, host):
+    xml = "<network><name>theirs</name><ip address='10.8.0.1' netmask='255.255.0.0'/></network>"
+    host.handle.networkDefineXML(xml)
+    before = host.handle.networkLookupByName("theirs").XMLDesc()
+    taken = networks({"name": "theirs", "adopt": True, "state": "present"})
+    assert verbs(taken) == ["network/theirs adopt now"]
+    after = host.handle.networkLookupByName("theirs").XMLDesc()
+    assert set(before.splitlines()) < set(after.splitlines())
+    again = networks({"name": "theirs", "adopt": True, "state": "present"})
+    assert again["changed"] is False
+    found = networks({"name": "theirs", "state": "present"}, fleet="south")
+    assert reasons(found) == ["it belongs to the fleet 'local'"]
+
+
+def test_prune_takes_only_what_is_ours(networks, host):
+    networks(LAN)
+    networks({"name": "north", "mode": "isolated"}, fleet="north")
+    assert verbs(networks(prune=True)) == ["network/lan stop now", "network/lan delete now"]
+    assert sorted(one.name() for one in host.handle.listAllNetworks()) == ["default", "north"]
+
+
+def test_another_identity_is_another_network(networks, host):
+    networks(LAN)
+    other = {**LAN, "uuid": "11111111-2222-4333-8444-555555555555"}
+    assert "only a new network can have" in reasons(networks(other))[0]
+    assert verbs(networks({**other, "replace": True})) == [
+        "network/lan stop now",
+        "network/lan replace now",
+        "network/lan start now",
+    ]
+    assert host.handle.networkLookupByName("lan").UUIDString() == other["uuid"]
+    assert networks(other)["changed"] is False
+
+
+def test_all_that_is_wrong_is_told_at_once(networks, host):
+    before = host.everything()
+    wrong = [
+        {"name": "a/b", "mode": "nat"},
+        {"name": "b", "mode": "natt"},
+        {"name": "c"},
+        {"name": "d", "mode": "nat", "state": "up"},
+        {"name": "e", "mode": "open", "autostart": "yes"},
+        {"name": "h", "mode": "nat"},
+        {"name": "f", "mode": "nat", "mut": 1},
+        {"name": "f", "mode": "nat"},
+        "g",
+    ]
+    with pytest.raises(InputError) as raised:
+        networks(*wrong)
+    message = str(raised.value)
+    for text in (
+        "networks[0].name: expected a name",
+        "networks[1].mode: expected a mode",
+        "networks[2].mode: expected how it leads out",
+        "networks[3].state: expected a state",
+        "networks[4].autostart: expected true or false",
+        "did you mean mtu?",
+        "networks[5].ips: expected an address of the network",
+        "networks[7].name: expected a name of its own",
+        "networks[8]: expected a mapping",
+    ):
+        assert text in message
+    assert host.everything() == before
+
+
+def test_what_another_network_has_is_told(networks):
+    networks({**LAN, "bridge": "br-lan"})
+    others = [
+        {"name": "b", "mode": "nat", "ips": [{"address": "10.9.0.200", "prefix": 25}]},
+        {"name": "c", "mode": "isolated", "bridge": "br-lan"},
+        {"name": "d", "mode": "nat", "ips": [{"address": "10.7.0.1", "prefix": 16}]},
+        {"name": "e", "mode": "route", "ips": [{"address": "10.7.9.1", "prefix": 24}]},
+    ]
+    with pytest.raises(InputError) as raised:
+        networks(*others)
+    lines = str(raised.value).splitlines()[1:]
+    assert [line.split(":")[0] for line in lines] == [
+        "networks[0].ips",
+        "networks[1].bridge",
+        "networks[3].ips",
+    ]
+    assert "10.9.0.128/25, which meets 10.9.0.0/24 of the network lan" in lines[0]
+
+
+def test_what_fails_is_told_and_the_rest_is_done(networks, host, monkeypatch):
+    create = libvirt.virNetwork.create
+
+    def broken(network):
+        if network.name() == "bad":
+            raise libvirt.libvirtError("no such device")
+        return create(network)
+
+    monkeypatch.setattr(libvirt.virNetwork, "create", broken)
+    with pytest.raises(ApplyError, match="start network/bad") as raised:
+        networks({"name": "bad", "mode": "isolated"}, LAN)
+    assert len(raised.value.data["actions"]) == 3
+    assert host.handle.networkLookupByName("lan").isActive()
+    monkeypatch.undo()
+    assert verbs(networks({"name": "bad", "mode": "isolated"}, LAN)) == ["network/bad start now"]
+
+
+def test_what_changed_meanwhile_is_not_overwritten(networks, host, monkeypatch):
+    networks({**LAN, "state": "inactive"})
+    kind = type(host.kind("networks"))
+    again = kind.again
+
+    def meddling(self, name):
+        # After the plan under the lock, before the definition is written.
+        xml = host.handle.networkLookupByName("lan").XMLDesc()
+        host.handle.networkDefineXML(xml.replace("stp='on'", "stp='off'"))
+        return again(self, name)
+
+    monkeypatch.setattr(kind, "again", meddling)
+    with pytest.raises(ApplyError, match="somebody else changed it"):
+        networks({**LAN, "state": "inactive", "mtu": 9000})
+    xml = host.handle.networkLookupByName("lan").XMLDesc()
+    assert "9000" not in xml
+    assert "stp='off'" in xml
+
+
+@pytest.mark.parametrize("port", [None, "openvswitch"])
+def test_guests_are_plugged_in_again_where_the_bridge_went(host, monkeypatch, port):
+    entry = (
+        {**LAN, "bridge": "br-lan"}
+        if port is None
+        else {"name": "lan", "mode": "bridge", "bridge": "ovs0", "virtualport": {"type": port}}
+    )
+    host.run("networks", entry)
+    kind = host.kind("networks")
+    kind.local = True
+    monkeypatch.setattr(
+        "ansible.module_utils.resource.networks.plugs",
+        lambda _connection, _name: [("web", "vnet0"), ("db", "vnet3"), ("off", "")],
+    )
+    kind.restart("lan", {})
+    again = [["ip", "link", "set", "dev", d, "master", "br-lan"] for d in ("vnet0", "vnet3")]
+    assert host.commands == ([] if port else again)
+    kind.run = lambda _words: (2, "", "no such device")
+    if port is None:
+        with pytest.raises(Exception, match=r"vnet0 \(no such device\).*plug them in"):
+            kind.restart("lan", {})
+    kind.connection.close()
+
+
+def test_what_only_pools_are_asked_is_no_key_of_a_network(networks):
+    with pytest.raises(InputError, match=r"networks\[0\].build: expected a known key"):
+        networks({"name": "a", "mode": "isolated", "build": True})
