@@ -8,16 +8,19 @@ The binding is the distribution's own (python3-libvirt); what only reads and pla
 from __future__ import annotations
 
 import errno
+import math
 import sys
 import time
 from contextlib import contextmanager, suppress
-from typing import Any, Callable, Iterable, Iterator
+from typing import Any, Callable, Collection, Iterable, Iterator
 
 from ..converge.errors import VirtfleetError, system_says
 
 LOCAL_URI = "qemu:///system"
 LOST = "libvirt went away in the middle; run again, once it is back"
-_TICK = 0.5  # seconds after which a wait looks by itself, should an event be lost
+# Not all that is waited for has an event: after how many seconds it is looked for, which is a share
+# of the time that it takes already. Each look costs libvirt a call for each guest.
+_SOONEST, _SHARE, _LATEST = 0.5, 0.1, 5.0
 
 
 class ConnectError(VirtfleetError):
@@ -111,30 +114,52 @@ class Connection:
         with suppress(self.libvirt.libvirtError):
             self.handle.close()
 
-    def wait(self, done: Callable[[], bool], timeout: float) -> bool:
-        """Wait until ``done``, asked at first and at every event; False if it never was.
+    def wait(self, done: Callable[[Collection[str] | None], bool], timeout: float) -> bool:
+        """Wait until ``done``; False if it never was.
 
-        ``done`` may do something of its own now and then: it is asked every half second at least.
+        It is asked of the domains that an event came from, by name, and now and then of all of them
+        (None): at first, at the end, and in between the less often the longer it has taken already.
         """
+        begin = time.monotonic()
+        look = begin  # when all of them are asked again
+        heard: set[str] = set()
+        timer = self.libvirt.virEventAddTimeout(-1, lambda *_: None, None)
+        events = self._listen(heard)
+        try:
+            while True:
+                now = time.monotonic()
+                waited, everyone = now - begin, now >= look
+                if everyone:
+                    look = now + min(max(_SOONEST, waited * _SHARE), _LATEST)
+                names = None if everyone else frozenset(heard)
+                heard.clear()
+                if names != frozenset() and done(names):
+                    return True
+                if everyone and waited >= timeout:
+                    return False
+                look = min(look, begin + timeout)
+                rest = max(look - time.monotonic(), 0)
+                self.libvirt.virEventUpdateTimeout(timer, math.ceil(rest * 1000))
+                self.libvirt.virEventRunDefaultImpl()
+        finally:
+            self.libvirt.virEventRemoveTimeout(timer)
+            for event in events:
+                with suppress(self.libvirt.libvirtError):
+                    self.handle.domainEventDeregisterAny(event)
+
+    def _listen(self, heard: set[str]) -> list[int]:
+        """Have the names of the domains collected whose state, or whose agent's, changes."""
         libvirt = self.libvirt
-        until = time.monotonic() + timeout
-        events = []
+        found = []
         for kind in (
             libvirt.VIR_DOMAIN_EVENT_ID_LIFECYCLE,
             libvirt.VIR_DOMAIN_EVENT_ID_AGENT_LIFECYCLE,
         ):
+
+            def hear(_connection: Any, domain: Any, *_: Any) -> None:
+                heard.add(domain.name())
+
             # A driver without events is asked by the clock alone.
             with suppress(libvirt.libvirtError):
-                events.append(self.handle.domainEventRegisterAny(None, kind, lambda *_: None, None))
-        timer = libvirt.virEventAddTimeout(int(_TICK * 1000), lambda *_: None, None)
-        try:
-            while not done():
-                if time.monotonic() >= until:
-                    return False
-                libvirt.virEventRunDefaultImpl()
-            return True
-        finally:
-            libvirt.virEventRemoveTimeout(timer)
-            for event in events:
-                with suppress(libvirt.libvirtError):
-                    self.handle.domainEventDeregisterAny(event)
+                found.append(self.handle.domainEventRegisterAny(None, kind, hear, None))
+        return found

@@ -55,8 +55,9 @@ class Power:
         refusals: dict[str, str] = {}
         pressed = {"at": float("-inf")}
 
-        def ended() -> bool:
-            for name in [name for name, domain in running.items() if not self._active(domain)]:
+        def ended(heard: Collection[str] | None) -> bool:
+            asked = [name for name in running if heard is None or name in heard]
+            for name in [name for name in asked if not self._active(running[name])]:
                 del running[name]
             if running and time.monotonic() - pressed["at"] >= _AGAIN:
                 pressed["at"] = time.monotonic()

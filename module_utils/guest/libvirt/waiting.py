@@ -8,7 +8,7 @@ import math
 import socket
 import time
 from contextlib import suppress
-from typing import TYPE_CHECKING, Any, Mapping, Sequence
+from typing import TYPE_CHECKING, Any, Collection, Mapping, Sequence
 
 from ...units import format_duration
 from ...virt.connection import said
@@ -127,9 +127,10 @@ def wait_for(
             failures[guest.name] = _late(guest)
         return late
 
-    def arrived() -> bool:
-        for name in [name for name, guest in waiting.items() if ask(guest)]:
-            del waiting[name]
+    def arrived(heard: Collection[str] | None) -> bool:
+        asked = [guest for name, guest in waiting.items() if heard is None or name in heard]
+        for guest in [guest for guest in asked if ask(guest)]:
+            del waiting[guest.name]
         return not waiting
 
     connection.wait(arrived, math.inf)
