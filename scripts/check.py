@@ -10,6 +10,7 @@ where each keeps one processor busy.
 
 from __future__ import annotations
 
+import json
 import os
 import shutil
 import signal
@@ -44,7 +45,8 @@ GUARDED = ("os.pidfd_open", "signal.pidfd_send_signal")
 class Step:
     """One command to run; a quiet one shows its output only if it fails.
 
-    Labs that it raises are taken down if it does not end by itself.
+    Labs that it raises are taken down if it does not end by itself. Where it failed, ``again``
+    returns the command that repeats what failed, None where the failure stands.
     """
 
     title: str
@@ -54,6 +56,7 @@ class Step:
     environment: tuple[tuple[str, str], ...] = ()
     patience: int = PATIENCE
     labs: tuple[str, ...] = ()
+    again: Callable[[], list[str] | None] | None = None
 
 
 Lane = list[Step | None]  # None stands for a step that this machine cannot run
@@ -184,6 +187,9 @@ class Runner:
             print(f"== {step.title}", flush=True)
             started = time.monotonic()
             wrong, output = self._execute(step)
+            repeated = step.again() if wrong and step.again else None
+            if repeated:
+                wrong, output = self._execute(replace(step, command=repeated))
             if wrong:
                 self.failed.append(step.title)
                 print(output, end="")
@@ -248,13 +254,28 @@ def images_step() -> Step:
 
 
 ODD = "tests/lab/test_odd_machines.py"
+LOST = BUILD / "lost-guests"  # written by the tests on the lab
+LAB_CACHE = BUILD / "pytest-lab"
+
+
+def lab_again() -> list[str] | None:
+    """Return the command that repeats the files that failed, where the emulator lost a guest."""
+    if not LOST.exists():
+        return None
+    failed = json.loads((LAB_CACHE / "v" / "cache" / "lastfailed").read_text())
+    files = sorted({name.partition("::")[0] for name in failed})
+    print(f"   {LOST.read_text()}   once more: {' '.join(files)}", flush=True)
+    LOST.unlink()
+    return [tool("pytest"), "-q", *files]
 
 
 def lab_step(*arguments: str) -> Step:
     """Return the tests on the lab of two hosts."""
+    LOST.unlink(missing_ok=True)
     options = [f"--ignore={ODD}", "--durations=40", "--durations-min=10"]
+    options += ["-o", f"cache_dir={LAB_CACHE}"]
     step = pytest_step("tests on the lab", "tests/lab", *options, *arguments)
-    return replace(step, patience=LAB_PATIENCE, labs=("test",))
+    return replace(step, patience=LAB_PATIENCE, labs=("test",), again=lab_again)
 
 
 def odd_step(*arguments: str) -> Step:

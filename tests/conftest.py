@@ -49,9 +49,17 @@ def _why_no_kvm(device: str = "/dev/kvm") -> str:
 
 
 def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item]) -> None:
-    """Skip, with the reason, what this machine cannot run; keep soak tests to `make soak`."""
+    """Skip, with the reason, what this machine cannot run; keep soak tests to `make soak`.
+
+    What is sampled runs in the soak too, as a whole there.
+    """
     soak = config.getoption("--soak")
-    chosen = [item for item in items if ("soak" in item.keywords) == soak]
+    in_soak = {"soak", "sampled"}
+    chosen = [
+        item
+        for item in items
+        if (in_soak & set(item.keywords) if soak else "soak" not in item.keywords)
+    ]
     if len(chosen) < len(items):
         config.hook.pytest_deselected(items=[item for item in items if item not in chosen])
         items[:] = chosen

@@ -5,8 +5,9 @@
 from __future__ import annotations
 
 import os
+import random
 import sys
-from collections.abc import Iterator
+from collections.abc import Generator, Iterator
 from pathlib import Path
 
 import pytest
@@ -15,23 +16,66 @@ sys.path.insert(0, str(Path(__file__).parent))
 
 from typing import TYPE_CHECKING
 
-from playing import Ansible
+from asking import lost_guests
+from playing import REPOSITORY, Ansible
 from virtlab.lab import DESCRIPTIONS, Lab
 
 if TYPE_CHECKING:
     from virtlab.host import Host
 
 STANDARD = DESCRIPTIONS / "lab.yml"
+HOSTS = ("kvm1", "kvm2")
+# Read by scripts/check.py, which repeats what failed.
+LOST = REPOSITORY / "build" / "lost-guests"
+SEED = int(os.environ.get("LAB_SEED", "1"))
 
 
-def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
-    """Mark what stands here, and skip it where images cannot be built."""
+def pytest_report_header() -> str:
+    """Say what the sample is, so that it can be had again."""
+    return f"lab: LAB_SEED={SEED} chooses a host where one proves as much as both"
+
+
+def sample(node: pytest.Item) -> tuple[str, ...]:
+    """Return the names of the hosts that a module of tests works on."""
+    if node.config.getoption("--soak") or not node.get_closest_marker("sampled"):
+        return HOSTS
+    return (random.Random(f"{SEED} {node.path.stem}").choice(HOSTS),)
+
+
+def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item]) -> None:
+    """Mark what stands here, skip it where images cannot be built, and take the sample."""
     here = Path(__file__).parent
+    left = []
     for item in items:
         if here in item.path.parents:
             item.add_marker(pytest.mark.lab)
             if os.geteuid() != 0:
                 item.add_marker(pytest.mark.skip(reason="the lab's images are built as root"))
+            named = item.callspec.params.get("host") if hasattr(item, "callspec") else None
+            if named and named not in sample(item):
+                left.append(item)
+    if left:
+        config.hook.pytest_deselected(items=left)
+        items[:] = [item for item in items if item not in left]
+
+
+@pytest.hookimpl(wrapper=True)
+def pytest_runtest_makereport(
+    item: pytest.Item,
+) -> Generator[None, pytest.TestReport, pytest.TestReport]:
+    """Add to what failed how its hosts are: an emulated one may have gone down or begun anew."""
+    report = yield
+    lab = getattr(item, "funcargs", {}).get("standing_lab")
+    if report.failed and lab:
+        for host in lab.hosts.values():
+            asked = host.run("uptime --since; uptime", patience=30, check=False)
+            lost = "".join(f"the emulator lost {guest}\n" for guest in lost_guests(host))
+            told = f"{host.state()}; {asked.stdout}{asked.stderr}\n{lost}{host.console()[-2000:]}"
+            report.sections.append((f"the host {host.name}", told))
+            if lost:
+                with LOST.open("a") as file:
+                    file.write(lost)
+    return report
 
 
 @pytest.fixture(scope="session")
@@ -55,9 +99,21 @@ def lab(standing_lab: Lab) -> Iterator[Lab]:
 
 
 @pytest.fixture(scope="module")
-def ansible(lab: Lab) -> Ansible:
-    """Give ansible-playbook on the lab's hosts."""
-    return Ansible(lab.inventory)
+def hosts(request: pytest.FixtureRequest, lab: Lab) -> list[Host]:
+    """Give the hosts that the module works on: both, or one where it is sampled."""
+    return [lab[name] for name in sample(request.node)]
+
+
+@pytest.fixture(scope="module")
+def some(hosts: list[Host]) -> Host:
+    """Give one of the module's hosts, for what is tried on one alone."""
+    return hosts[-1]
+
+
+@pytest.fixture(scope="module")
+def ansible(lab: Lab, hosts: list[Host]) -> Ansible:
+    """Give ansible-playbook on the hosts that the module works on."""
+    return Ansible(lab.inventory, ",".join(host.name for host in hosts))
 
 
 @pytest.fixture(scope="module")
@@ -72,7 +128,7 @@ def kvm2(lab: Lab) -> Host:
     return lab["kvm2"]
 
 
-@pytest.fixture(params=["kvm1", "kvm2"])
+@pytest.fixture(params=HOSTS)
 def host(request: pytest.FixtureRequest, lab: Lab) -> Host:
     """Give each host in turn."""
     return lab[request.param]

@@ -55,14 +55,19 @@ class Run:
 
 @dataclass(frozen=True)
 class Ansible:
-    """ansible-playbook with an inventory; every run is checked to have ended as expected."""
+    """ansible-playbook with an inventory; every run is checked to have ended as expected.
+
+    ``limit`` is for runs that state none.
+    """
 
     inventory: Path
+    limit: str = "all"
 
     def command(self, book: Path, *arguments: str) -> list[str]:
         """Return the command line that runs a playbook."""
         program = str(Path(sys.executable).parent / "ansible-playbook")
-        return [program, "-i", str(self.inventory), str(book), *arguments]
+        limit = [] if "--limit" in arguments else ["--limit", self.limit]
+        return [program, "-i", str(self.inventory), str(book), *limit, *arguments]
 
     def environment(self, results: str) -> dict[str, str]:
         """Return what a run of this checkout sees, and where its results go."""

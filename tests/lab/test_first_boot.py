@@ -58,6 +58,8 @@ class Site:
             "ansible_ssh_common_args": f"-o UserKnownHostsFile={self.known}"
             f" -o IdentitiesOnly=yes -o ProxyCommand='{through}'",
             "ansible_python_interpreter": "/usr/bin/python3",
+            # A guest of an emulated host takes its time for sudo.
+            "ansible_ssh_timeout": 60,
         }
         self.hypervisor = host
 
@@ -83,7 +85,7 @@ class Site:
             "nics": [{"network": "first", "ip": {"addresses": [f"{ADDRESS}/24"]}}],
             "cloud_init": cloud,
             "wait_for": "agent",
-            "wait_timeout": "900s",
+            "wait_timeout": "450s",
         }
 
     def plays(self, **more: Any) -> list[dict[str, Any]]:

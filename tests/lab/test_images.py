@@ -16,7 +16,8 @@ if TYPE_CHECKING:
 
     from playing import Ansible, Run
     from virtlab.host import Host
-    from virtlab.lab import Lab
+
+pytestmark = pytest.mark.sampled
 
 SERVER = "http://10.77.0.12:8000"
 STORE = f"{FOLDER}/virtfleet"
@@ -41,9 +42,8 @@ def golden(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 @pytest.fixture(scope="module")
-def declared(lab: Lab, golden: Path) -> list[dict[str, Any]]:
+def declared(kvm2: Host, golden: Path) -> list[dict[str, Any]]:
     """Have a server with an image, and its publisher's list; return what is declared."""
-    kvm2 = lab["kvm2"]
     kvm2.run("mkdir -p /tmp/www && qemu-img create -q -f qcow2 /tmp/www/served.qcow2 8M")
     kvm2.run("cd /tmp/www && sha512sum served.qcow2 > SHA512SUMS")
     kvm2.run("systemd-run --user --quiet --unit=www python3 -m http.server -d /tmp/www 8000")
@@ -58,9 +58,9 @@ def declared(lab: Lab, golden: Path) -> list[dict[str, Any]]:
 
 
 @pytest.fixture(scope="module")
-def planned(ansible: Ansible, lab: Lab, declared: list[dict[str, Any]]) -> Run:
+def planned(ansible: Ansible, hosts: list[Host], declared: list[dict[str, Any]]) -> Run:
     run = ansible.playbook("images", "--check", "--diff", kvm_image_images=declared)
-    for host in lab.hosts.values():
+    for host in hosts:
         assert host.run(f"sudo test -e {STORE}", check=False).returncode, "check mode made it"
     return run
 
@@ -97,19 +97,19 @@ def test_a_second_run_changes_nothing(
 
 
 def test_guests_stand_on_an_image_until_they_go(
-    ansible: Ansible, done: Run, lab: Lab, declared: list[dict[str, Any]]
+    ansible: Ansible, done: Run, hosts: list[Host], declared: list[dict[str, Any]]
 ) -> None:
     del done
     specs = [guest("web", "golden")]
     ansible.playbook("guests", kvm_guest_specs=specs)
-    for host in lab.hosts.values():
+    for host in hosts:
         assert in_guest(host, "web", "head -c 6 /dev/vda; cat /sys/block/vda/size").split() == [
             f"golden{16 << 11}"
         ]
         told = host.out(f"sudo qemu-img info -U {FOLDER}/web.qcow2")
         assert f"backing file: {STORE}/" in told
     run = ansible.playbook("images", kvm_image_images=[declared[0]], kvm_image_prune=True)
-    for host in lab.hosts.values():
+    for host in hosts:
         assert verbs(run, host) == ["image/golden delete"]
         (pending,) = run.of("kvm_images", host.name)["pending"]
         assert pending["kind"] == "in_use"
@@ -118,5 +118,5 @@ def test_guests_stand_on_an_image_until_they_go(
     gone = {"kvm_guest_state": "absent", "kvm_guest_force": True, "kvm_guest_stop_timeout": "2s"}
     ansible.playbook("guests", kvm_guest_specs=going, **gone)
     ansible.playbook("images", kvm_image_images=[declared[0]], kvm_image_state="absent")
-    for host in lab.hosts.values():
+    for host in hosts:
         assert host.out(f"sudo ls {STORE}") == ""

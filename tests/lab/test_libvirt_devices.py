@@ -1,6 +1,6 @@
 # Copyright (C) 2026 virtfleet contributors
 # SPDX-License-Identifier: GPL-3.0-or-later
-"""Eleven guests unlike each other on both Debians, with devices of many kinds.
+"""Eleven guests unlike each other on a Debian of each kind, with devices of many kinds.
 
 A guest that is only to have its devices stands still: QEMU makes all of them before it waits. So do
 those with UEFI: the emulator that runs the hosts ends (an assertion of its own) when a guest of KVM
@@ -19,7 +19,8 @@ from asking import BOOT, FOLDER, domains, files, in_guest, journal, verbs, virsh
 if TYPE_CHECKING:
     from playing import Ansible, Run
     from virtlab.host import Host
-    from virtlab.lab import Lab
+
+pytestmark = pytest.mark.sampled
 
 LOGS = "/var/log/libvirt"
 CD = {"device": "cdrom", "file": f"{FOLDER}/cd.iso"}
@@ -173,9 +174,9 @@ def arm_kernel() -> bytes:
 
 
 @pytest.fixture(scope="module")
-def stood(lab: Lab) -> Lab:
+def stood(hosts: list[Host]) -> list[Host]:
     """Give hosts that have what the guests refer to."""
-    for host in lab.hosts.values():
+    for host in hosts:
         virsh(host, "net-start default")
         host.run("sudo mkdir -p /srv/pool /srv/share && echo shared | sudo tee /srv/share/word")
         virsh(host, "pool-create-as extra dir --target /srv/pool")
@@ -186,19 +187,19 @@ def stood(lab: Lab) -> Lab:
         host.run(f"echo {text} | base64 -d | sudo tee {FOLDER}/arm.img > /dev/null")
         host.run("truncate -s 4M /tmp/nbd.img")
         host.run("qemu-nbd --fork --persistent --shared=4 -b 127.0.0.1 -f raw /tmp/nbd.img")
-    return lab
+    return hosts
 
 
 @pytest.fixture(scope="module")
-def done(ansible: Ansible, stood: Lab) -> Run:
+def done(ansible: Ansible, stood: list[Host]) -> Run:
     del stood
     return ansible.playbook("guests", "--diff", kvm_guest_specs=SPECS)
 
 
-def test_every_guest_is_there_as_it_was_declared(done: Run, lab: Lab) -> None:
+def test_every_guest_is_there_as_it_was_declared(done: Run, hosts: list[Host]) -> None:
     names = {guest["name"] for guest in SPECS}
     states = {"pooled": "shut off", "emulated": "shut off", "full": "running", "arm": "running"}
-    for host in lab.hosts.values():
+    for host in hosts:
         assert domains(host) == names
         for name in names:
             assert virsh(host, f"domstate {name}") == states.get(name, "paused"), name
@@ -248,24 +249,24 @@ def test_uefi_has_its_variables_and_its_tpm(done: Run, host: Host) -> None:
 
 
 def test_a_second_run_changes_nothing_and_nothing_waits(
-    ansible: Ansible, done: Run, lab: Lab
+    ansible: Ansible, done: Run, hosts: list[Host]
 ) -> None:
     del done
     run = ansible.playbook("guests", "--diff", kvm_guest_specs=SPECS)
     assert run.changed() == {}, run.output
-    for host in lab.hosts.values():
+    for host in hosts:
         assert run.of("kvm_guests", host.name)["pending"] == []
         for guest in run.of("kvm_guests_info", host.name)["guests"]:
             assert guest["restart_required"] is False, guest["name"]
             assert (guest["live"] is None) == (guest["name"] in ("pooled", "emulated"))
 
 
-def test_all_of_it_goes_again(ansible: Ansible, done: Run, lab: Lab) -> None:
+def test_all_of_it_goes_again(ansible: Ansible, done: Run, hosts: list[Host]) -> None:
     del done
     going = [{**guest, "remove_disks": True} for guest in SPECS]
     gone = {"kvm_guest_specs": going, "kvm_guest_state": "absent", "kvm_guest_force": True}
     ansible.playbook("guests", kvm_guest_stop_timeout="2s", **gone)
-    for host in lab.hosts.values():
+    for host in hosts:
         assert domains(host) == set()
         assert set(files(host)) == {"cd.iso", "fd.img", "arm.img"}
         assert host.out("sudo sh -c 'ls /var/lib/libvirt/qemu/nvram /var/lib/libvirt/swtpm'") == (

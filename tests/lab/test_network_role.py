@@ -15,6 +15,8 @@ if TYPE_CHECKING:
     from playing import Ansible, Run
     from virtlab.lab import Lab
 
+pytestmark = pytest.mark.sampled
+
 # Debian 12 is set up with ifupdown here, Debian 13 with systemd-networkd.
 INTERFACES: list[dict[str, Any]] = [
     {
@@ -71,8 +73,8 @@ def files(host: Host) -> str:
 
 
 @pytest.fixture(scope="module")
-def former(lab: Lab) -> dict[str, Any]:
-    return {host.name: (network(host), files(host)) for host in lab.hosts.values()}
+def former(hosts: list[Host]) -> dict[str, Any]:
+    return {host.name: (network(host), files(host)) for host in hosts}
 
 
 @pytest.fixture(scope="module")
@@ -93,17 +95,17 @@ def objects(run: Run, host: str) -> list[tuple[str, str]]:
 
 
 def test_check_mode_plans_and_touches_nothing(
-    planned: Run, lab: Lab, former: dict[str, Any]
+    planned: Run, hosts: list[Host], former: dict[str, Any]
 ) -> None:
-    assert set(planned.changed()) == set(lab.hosts)
-    for host in lab.hosts.values():
+    assert set(planned.changed()) == {host.name for host in hosts}
+    for host in hosts:
         assert (network(host), files(host)) == former[host.name]
 
 
 def test_the_bridge_carries_the_session_and_the_bond_the_cable(
-    planned: Run, done: Run, lab: Lab
+    planned: Run, done: Run, lab: Lab, hosts: list[Host], some: Host
 ) -> None:
-    for host in lab.hosts.values():
+    for host in hosts:
         assert objects(done, host.name) == objects(planned, host.name)
         now = network(host)
         assert ("br0", "10.0.2.15", 24) in now["addresses"]
@@ -114,9 +116,14 @@ def test_the_bridge_carries_the_session_and_the_bond_the_cable(
         assert host.out("cat /sys/class/net/br0/bridge/vlan_filtering") == "1"
         assert host.out("cat /sys/class/net/bond0/bonding/mode").startswith("active-backup")
         assert host.out("cat /sys/class/net/bond0/mtu") == "1400"
-    kvm1, kvm2 = lab["kvm1"], lab["kvm2"]
-    for address in (kvm2.identity.cable_address, "10.78.0.12"):
-        kvm1.run(f"sudo ping -c 1 -W 5 {address}")
+    (other,) = (host for host in lab.hosts.values() if host is not some)
+    cable = other.identity.cable_address
+    tagged = cable.replace("10.77", "10.78")
+    if other not in hosts:
+        other.run("sudo ip link add link enp0s3 name tagged type vlan id 20")
+        other.run(f"sudo ip link set tagged up && sudo ip address add {tagged}/24 dev tagged")
+    for address in (cable, tagged):
+        some.run(f"sudo ping -c 1 -W 5 {address}")
 
 
 def test_a_second_run_changes_nothing(ansible: Ansible, done: Run) -> None:
@@ -124,29 +131,29 @@ def test_a_second_run_changes_nothing(ansible: Ansible, done: Run) -> None:
     assert ansible.role("kvm_network", **STATED).changed() == {}
 
 
-def test_a_changed_input_changes_just_that(ansible: Ansible, done: Run, kvm1: Host) -> None:
+def test_a_changed_input_changes_just_that(ansible: Ansible, done: Run, some: Host) -> None:
     del done
-    before = network(kvm1)
+    before = network(some)
     interfaces = [{**item, "mtu": 1450} if item["name"] == "bond0" else item for item in INTERFACES]
     stated = {**STATED, "kvm_network_interfaces": interfaces}
-    run = ansible.role("kvm_network", "--limit", "kvm1", **stated)
-    assert ("interface/bond0", "update") in objects(run, "kvm1")
-    assert {name for name, _ in objects(run, "kvm1")} & {"interface/br0"} == set()
-    assert kvm1.out("cat /sys/class/net/bond0/mtu") == "1450"
-    ansible.role("kvm_network", "--limit", "kvm1", **STATED)
-    assert network(kvm1) == before
+    run = ansible.role("kvm_network", "--limit", some.name, **stated)
+    assert ("interface/bond0", "update") in objects(run, some.name)
+    assert {name for name, _ in objects(run, some.name)} & {"interface/br0"} == set()
+    assert some.out("cat /sys/class/net/bond0/mtu") == "1450"
+    ansible.role("kvm_network", "--limit", some.name, **STATED)
+    assert network(some) == before
 
 
-def test_a_wrong_address_is_rolled_back(ansible: Ansible, done: Run, lab: Lab) -> None:
+def test_a_wrong_address_is_rolled_back(ansible: Ansible, done: Run, hosts: list[Host]) -> None:
     del done
-    before = {host.name: (network(host), files(host)) for host in lab.hosts.values()}
+    before = {host.name: (network(host), files(host)) for host in hosts}
     wrong = [
         {**item, "addresses": ["10.0.2.99/24"]} if item["name"] == "br0" else item
         for item in INTERFACES
     ]
     stated = {**STATED, "kvm_network_interfaces": wrong, "kvm_network_rollback_timeout": "15s"}
     run = ansible.role("kvm_network", status=2, **stated)
-    for host in lab.hosts.values():
+    for host in hosts:
         (message,) = run.messages(host.name)
         assert "rolled back: the host did not answer on 127.0.0.1 within 15 s" in message
         assert "its former network is back" in message
@@ -173,21 +180,25 @@ WRONG = [
     ids=["nonsense", "unknown key", "not here"],
 )
 def test_bad_input_is_refused_before_anything_is_touched(
-    ansible: Ansible, done: Run, kvm2: Host, wrong: list[dict[str, Any]], messages: list[str]
+    ansible: Ansible, done: Run, some: Host, wrong: list[dict[str, Any]], messages: list[str]
 ) -> None:
     del done
-    before = (network(kvm2), files(kvm2))
+    before = (network(some), files(some))
     run = ansible.role(
-        "kvm_network", "--limit", "kvm2", status=2, **{**STATED, "kvm_network_interfaces": wrong}
+        "kvm_network",
+        "--limit",
+        some.name,
+        status=2,
+        **{**STATED, "kvm_network_interfaces": wrong},
     )
     for message in messages:
-        assert message in "\n".join(run.messages("kvm2"))
-    assert (network(kvm2), files(kvm2)) == before
+        assert message in "\n".join(run.messages(some.name))
+    assert (network(some), files(some)) == before
 
 
-def test_a_reboot_keeps_the_network(ansible: Ansible, done: Run, lab: Lab) -> None:
+def test_a_reboot_keeps_the_network(ansible: Ansible, done: Run, hosts: list[Host]) -> None:
     del done
-    hosts = list(lab.hosts.values())
+    hosts = list(hosts)
     before = {host.name: network(host) for host in hosts}
     with ThreadPoolExecutor() as pool:
         list(pool.map(Host.reboot, hosts))
@@ -199,11 +210,11 @@ def test_a_reboot_keeps_the_network(ansible: Ansible, done: Run, lab: Lab) -> No
 
 
 def test_the_way_back_brings_the_former_network(
-    ansible: Ansible, done: Run, lab: Lab, former: dict[str, Any]
+    ansible: Ansible, done: Run, hosts: list[Host], former: dict[str, Any]
 ) -> None:
     del done
     ansible.role("kvm_network", **STATED, kvm_network_state="absent")
-    for host in lab.hosts.values():
+    for host in hosts:
         host.ssh.forget_connections(host.name)
         assert network(host) == former[host.name][0]
         assert files(host) == former[host.name][1]

@@ -102,14 +102,21 @@ class Host:
         if self.state() == "running" and self._answers():
             return
         self.power_off()
-        if not self._restore_copy():
+        if self._restore_copy():
+            return
+        if not self.spec.can_snapshot:
             self.cold_boot(fresh=True)
-            if self.spec.can_snapshot:
-                if self.spec.image == "ready":
-                    self._compile()
-                self._save()
-                if not self._restore_copy():
-                    raise self._failure("its snapshot is gone again")
+            return
+        # Another lab may be about to keep the same host: this one waits, and then finds it.
+        with images.alone(self._saved().name):
+            if self._restore_copy():
+                return
+            self.cold_boot(fresh=True)
+            if self.spec.image == "ready":
+                self._compile()
+            self._save()
+            if not self._restore_copy():
+                raise self._failure("its snapshot is gone again")
 
     def cold_boot(self, *, fresh: bool) -> None:
         """Power on and wait until the host answers; ``fresh`` from its base image."""

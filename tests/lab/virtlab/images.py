@@ -9,7 +9,7 @@ import os
 import shutil
 import time
 from concurrent.futures import ThreadPoolExecutor
-from contextlib import suppress
+from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -17,7 +17,7 @@ from .build import build
 from .log import say, step
 
 if TYPE_CHECKING:
-    from collections.abc import Iterable
+    from collections.abc import Iterable, Iterator
 
     from .recipe import Recipe
 
@@ -37,6 +37,16 @@ def ensure(recipes: Iterable[Recipe]) -> dict[Recipe, Path]:
         return dict(zip(wanted, pool.map(_ensure, wanted), strict=True))
 
 
+@contextmanager
+def alone(name: str) -> Iterator[None]:
+    """Wait until no other lab makes what bears this name."""
+    place = cache() / "locks" / name
+    place.parent.mkdir(parents=True, exist_ok=True)
+    with place.open("w") as lock:
+        fcntl.flock(lock, fcntl.LOCK_EX)
+        yield
+
+
 def _ensure(recipe: Recipe) -> Path:
     folder = cache() / "images" / recipe.name
     if folder.exists():
@@ -44,8 +54,7 @@ def _ensure(recipe: Recipe) -> Path:
         return folder
     folder.parent.mkdir(parents=True, exist_ok=True)
     # Another lab may want the same image: it waits, and then finds it.
-    with (folder.parent / f"{recipe.release}-{recipe.kind}.lock").open("w") as lock:
-        fcntl.flock(lock, fcntl.LOCK_EX)
+    with alone(f"{recipe.release}-{recipe.kind}"):
         if not folder.exists():
             with step(f"building the image {recipe.name} ({len(recipe.packages)} packages)"):
                 build(recipe, folder)

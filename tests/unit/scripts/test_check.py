@@ -20,6 +20,7 @@ if TYPE_CHECKING:
 REPOSITORY = Path(__file__).resolve().parents[3]
 sys.path.insert(0, str(REPOSITORY / "scripts"))
 
+import check  # noqa: E402
 from check import Runner, Step  # noqa: E402
 
 
@@ -106,3 +107,35 @@ def test_an_interrupted_run_ends_its_steps(tmp_path: Path) -> None:
     output, _ = process.communicate(timeout=30)
     assert process.returncode != 0
     assert "long: FAILED with status" in output
+
+
+def test_a_step_is_repeated_only_where_it_says_so(capfd: pytest.CaptureFixture[str]) -> None:
+    asked: list[str] = []
+
+    def again() -> list[str]:
+        asked.append("again")
+        return ["sh", "-c", "echo repeated"]
+
+    runner = Runner()
+    runner.run([[shell("good", "true", again=again), shell("lost", "exit 1", again=again)]])
+    assert asked == ["again"]
+    assert runner.failed == []
+    runner.run([[shell("stands", "exit 3", again=lambda: None)]])
+    assert runner.failed == ["stands"]
+    assert "FAILED with status 3" in capfd.readouterr().out
+
+
+def test_what_failed_on_the_lab_is_repeated_where_the_emulator_lost_a_guest(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(check, "LOST", tmp_path / "lost")
+    monkeypatch.setattr(check, "LAB_CACHE", tmp_path)
+    assert check.lab_again() is None
+    failed = tmp_path / "v" / "cache" / "lastfailed"
+    failed.parent.mkdir(parents=True)
+    failed.write_text('{"tests/lab/test_b.py::test_x[kvm1]": true, "tests/lab/test_a.py": true}')
+    (tmp_path / "lost").write_text("the emulator lost web of kvm2\n")
+    command = check.lab_again()
+    assert command is not None
+    assert command[2:] == ["tests/lab/test_a.py", "tests/lab/test_b.py"]
+    assert check.lab_again() is None, "it is repeated once"

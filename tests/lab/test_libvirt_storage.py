@@ -1,0 +1,287 @@
+# Copyright (C) 2026 virtfleet contributors
+# SPDX-License-Identifier: GPL-3.0-or-later
+"""libvirt's pools of seven kinds, volumes on them, and secrets: on kvm1, kvm2 serves."""
+
+from __future__ import annotations
+
+import base64
+import json
+from typing import TYPE_CHECKING, Any
+
+import pytest
+from asking import BOOT, in_guest, journal, virsh
+
+if TYPE_CHECKING:
+    from playing import Ansible, Run
+    from virtlab.host import Host
+
+SERVER = "10.77.0.12"
+TARGET = "iqn.2026-01.org.example:pool"
+DISK1, DISK2 = "/dev/disk/by-id/virtio-disk1", "/dev/disk/by-id/virtio-disk2"
+POOLS: list[dict[str, Any]] = [
+    {"name": "folder", "type": "dir", "path": "/srv/folder"},
+    {
+        "name": "files",
+        "type": "fs",
+        "devices": [DISK1],
+        "format": "ext4",
+        "path": "/srv/files",
+        "build": True,
+    },
+    {
+        "name": "volumes",
+        "type": "logical",
+        "source_name": "vg0",
+        "devices": ["/dev/vdc"],
+        "build": True,
+    },
+    {
+        "name": "nfs",
+        "type": "netfs",
+        "hosts": [{"name": SERVER}],
+        "dir": "/export/nfs",
+        "format": "nfs",
+        "path": "/srv/nfs",
+        "mount_options": ["soft"],
+    },
+    {
+        "name": "smb",
+        "type": "netfs",
+        "hosts": [{"name": SERVER}],
+        "dir": "images",
+        "format": "cifs",
+        "path": "/srv/smb",
+    },
+    {"name": "luns", "type": "iscsi", "hosts": [{"name": SERVER}], "target": TARGET},
+    {"name": "paths", "type": "mpath"},
+    {"name": "later", "type": "dir", "path": "/srv/later", "state": "inactive", "autostart": False},
+]
+SERVE = f"""
+set -eu
+mkdir -p /export/nfs /export/smb
+chmod 777 /export/smb
+echo '/export/nfs 10.77.0.0/24(rw,no_root_squash,no_subtree_check)' > /etc/exports
+printf '[global]\\nmap to guest = Bad User\\n' > /etc/samba/smb.conf
+printf '[images]\\npath = /export/smb\\nread only = no\\nguest ok = yes\\n' >> /etc/samba/smb.conf
+truncate -s 64M /export/lun
+cat > /etc/tgt/conf.d/lab.conf <<END
+<target {TARGET}>
+  backing-store /export/lun
+</target>
+END
+systemctl start nfs-server smbd tgt
+"""
+
+
+@pytest.fixture(scope="module")
+def served(kvm2: Host) -> Host:
+    """Have the second host serve storage."""
+    kvm2.run("sudo sh", stdin=SERVE)
+    return kvm2
+
+
+def seen(host: Host) -> dict[str, str]:
+    """Return what there is, by other tools than ours."""
+    return {
+        "pools": virsh(host, "pool-list --all"),
+        "disks": host.out("sudo blkid -p /dev/vdb /dev/vdc || true; sudo vgs --noheadings || true"),
+        "mounts": host.out("findmnt -rno TARGET -t ext4,nfs4,cifs"),
+        "folders": host.out("ls /srv"),
+    }
+
+
+def verbs(run: Run, module: str) -> list[str]:
+    found = run.of(module, "kvm1")["actions"]
+    return [f"{a['object']} {a['action']} {a['when']}" for a in found]
+
+
+def role(**variables: Any) -> list[dict[str, Any]]:
+    common = {"hosts": "kvm1", "become": True, "gather_facts": False, "roles": ["kvm_storage"]}
+    return [{**common, "vars": variables}]
+
+
+def of_pools(*pools: dict[str, Any]) -> list[dict[str, Any]]:
+    return role(kvm_storage_pools=[*pools])
+
+
+@pytest.fixture(scope="module")
+def planned(ansible: Ansible, served: Host, kvm1: Host) -> Run:
+    del served
+    before = seen(kvm1)
+    run = ansible.plays(of_pools(*POOLS), "--check", "--diff")
+    assert seen(kvm1) == before, "check mode touched something"
+    return run
+
+
+@pytest.fixture(scope="module")
+def done(ansible: Ansible, planned: Run) -> Run:
+    del planned
+    return ansible.plays(of_pools(*POOLS))
+
+
+def test_the_pools_that_were_planned_are_there(planned: Run, done: Run, kvm1: Host) -> None:
+    assert verbs(planned, "kvm_pools") == verbs(done, "kvm_pools")
+    active = set(virsh(kvm1, "pool-list --name").split())
+    assert active == {"folder", "files", "volumes", "nfs", "smb", "luns", "paths"}
+    assert kvm1.out("findmnt -no FSTYPE /srv/files") == "ext4"
+    assert kvm1.out("findmnt -no SOURCE /srv/nfs") == f"{SERVER}:/export/nfs"
+    assert kvm1.out("findmnt -no FSTYPE /srv/smb") == "cifs"
+    assert kvm1.out("sudo vgs --noheadings -o vg_name").strip() == "vg0"
+    assert TARGET in kvm1.out("sudo iscsiadm -m session")
+    assert len(virsh(kvm1, "vol-list luns | grep unit").splitlines()) == 1
+    for pool, kind in (("nfs", "qcow2"), ("smb", "raw"), ("files", "qcow2")):
+        virsh(kvm1, f"vol-create-as {pool} try.img 1M --format {kind}")
+    virsh(kvm1, "vol-create-as volumes try 4M")
+    assert "try" in kvm1.out("sudo lvs --noheadings -o lv_name vg0")
+
+
+VOLUMES: list[dict[str, Any]] = [
+    {"pool": "folder", "name": "disk.qcow2", "size": "16MiB", "preallocate": "metadata"},
+    {"pool": "folder", "name": "copy.qcow2", "from": "disk.qcow2", "size": "24MiB"},
+    {
+        "pool": "folder",
+        "name": "top.qcow2",
+        "size": "16MiB",
+        "backing": {"path": "/srv/folder/disk.qcow2", "format": "qcow2"},
+    },
+    {"pool": "files", "name": "flat.img", "size": "8MiB", "format": "raw"},
+    {"pool": "volumes", "name": "logical", "size": "10MiB"},
+]
+
+
+def of_volumes(*volumes: dict[str, Any], state: str = "present") -> list[dict[str, Any]]:
+    return role(kvm_storage_volumes=[{**volume, "state": state} for volume in volumes])
+
+
+def test_secrets_are_kept_and_told_to_nobody(ansible: Ansible, done: Run, kvm1: Host) -> None:
+    del done
+    word = "a word that nobody may see"
+    shared = {"type": "ceph", "name": "client.lab secret", "value": word}
+    private = {"type": "iscsi", "name": "array", "value": word, "private": True}
+    plays = role(kvm_storage_secrets=[shared, private])
+    before = virsh(kvm1, "secret-list")
+    planned = ansible.plays(plays, "--check", "--diff")
+    assert virsh(kvm1, "secret-list") == before
+    run = ansible.plays(plays, "--diff", "-vvv")
+    assert verbs(planned, "kvm_secrets") == verbs(run, "kvm_secrets")
+    assert all(word not in one.output + json.dumps(one.results) for one in (planned, run))
+    (uuid, other) = (one["uuid"] for one in run.of("kvm_secrets", "kvm1")["secrets"])
+    kept = base64.b64decode(virsh(kvm1, f"secret-get-value {uuid}"))
+    assert kept.decode() == word
+    asked = f"sudo virsh --connect qemu:///system secret-get-value {other}"
+    assert "private" in kvm1.run(asked, check=False).stderr
+    assert word not in journal(kvm1)
+    assert ansible.plays(plays).changed() == {}
+    ansible.plays(plays, kvm_storage_state="absent")
+    assert virsh(kvm1, "secret-list") == before
+    assert ansible.plays(plays, kvm_storage_state="absent").changed() == {}
+
+
+def guest_on_volumes(ansible: Ansible, host: Host) -> None:
+    """Let a guest run on volumes by their names, which the host's AppArmor allows it to open."""
+    disks = [
+        {"target": "vda", "volume": {"pool": "folder", "volume": "top.qcow2"}, "format": "qcow2"},
+        {"target": "vdb", "volume": {"pool": "volumes", "volume": "logical"}, "format": "raw"},
+    ]
+    spec = {"name": "web", "memory": "192MiB", **BOOT, "disks": disks, "wait_for": "agent"}
+    plays = role()
+    variables = {"kvm_guest_force": True, "kvm_guest_stop_timeout": "2s"}
+    plays[0] |= {"roles": ["kvm_guest"], "vars": {**variables, "kvm_guest_specs": [spec]}}
+    ansible.plays(plays)
+    sizes = in_guest(host, "web", "cat /sys/block/vda/size /sys/block/vdb/size").split()
+    assert sizes == [str(16 << 11), str(20 << 11)]
+    assert ansible.plays(plays).changed() == {}
+    ansible.plays(plays, kvm_guest_state="absent")
+
+
+def test_volumes_are_made_grown_and_removed(ansible: Ansible, done: Run, kvm1: Host) -> None:
+    del done
+    planned = ansible.plays(of_volumes(*VOLUMES), "--check")
+    assert "disk.qcow2" not in virsh(kvm1, "vol-list folder")
+    run = ansible.plays(of_volumes(*VOLUMES))
+    assert verbs(planned, "kvm_volumes") == verbs(run, "kvm_volumes")
+    assert "24.00 MiB" in virsh(kvm1, "vol-info copy.qcow2 folder")
+    top = kvm1.out("sudo qemu-img info /srv/folder/top.qcow2")
+    assert "backing file: /srv/folder/disk.qcow2" in top
+    assert kvm1.out("sudo stat -c %s /srv/files/flat.img") == str(8 << 20)
+    assert "12.00m" in kvm1.out("sudo lvs --noheadings --units m vg0/logical")
+    assert ansible.plays(of_volumes(*VOLUMES)).changed() == {}
+    larger = [{**VOLUMES[1], "size": "32MiB"}, {**VOLUMES[4], "size": "20MiB"}]
+    run = ansible.plays(of_volumes(*larger))
+    assert [verb.split()[1] for verb in verbs(run, "kvm_volumes")] == ["grow", "grow"]
+    assert "32.00 MiB" in virsh(kvm1, "vol-info copy.qcow2 folder")
+    assert "20.00m" in kvm1.out("sudo lvs --noheadings --units m vg0/logical")
+    guest_on_volumes(ansible, kvm1)
+    refused = ansible.plays(of_volumes(VOLUMES[0], state="absent"), status=2)
+    assert "volume/folder/top.qcow2" in "\n".join(refused.messages("kvm1"))
+    ansible.plays(of_volumes(*VOLUMES, state="absent"))
+    assert ansible.plays(of_volumes(*VOLUMES, state="absent")).changed() == {}
+    for pool in ("folder", "files", "volumes"):
+        left = virsh(kvm1, f"vol-list {pool}")
+        assert not any(volume["name"] in left for volume in VOLUMES)
+
+
+def test_a_second_run_changes_nothing(ansible: Ansible, done: Run) -> None:
+    del done
+    run = ansible.plays(of_pools(*POOLS), "--diff")
+    assert run.changed() == {}, run.output
+    assert run.of("kvm_pools", "kvm1")["pending"] == []
+
+
+def test_bad_input_is_told_at_once_and_nothing_is_touched(
+    ansible: Ansible, done: Run, kvm1: Host
+) -> None:
+    del done
+    before = seen(kvm1)
+    linked = {"name": "linked", "type": "logical", "source_name": "x", "devices": [DISK2]}
+    (message,) = ansible.plays(of_pools(linked), status=2).messages("kvm1")
+    assert "the name that LVM knows it by, /dev/vdc" in message
+    away = {**POOLS[3], "name": "away", "hosts": [{"name": "10.77.0.99"}], "path": "/srv/away"}
+    (message,) = ansible.plays(of_pools(away), status=2).messages("kvm1")
+    assert "start pool/away: 10.77.0.99 does not answer on port 2049" in message
+    ansible.plays(of_pools({"name": "away", "state": "absent"}))
+    assert seen(kvm1) == before
+
+
+def test_a_disk_with_data_is_never_built_over(ansible: Ansible, served: Host) -> None:
+    kvm2 = served
+    kvm2.run(f"for disk in {DISK1} {DISK2}; do sudo mkfs.ext4 -q -L precious $disk; done")
+    pools = [
+        {
+            "name": "vg",
+            "type": "logical",
+            "source_name": "vg9",
+            "devices": ["/dev/vdb"],
+            "build": True,
+        },
+        {"name": "gpt", "type": "disk", "devices": [DISK2], "format": "gpt", "build": True},
+    ]
+    play = {**of_pools(*pools)[0], "hosts": "kvm2"}
+    (message,) = ansible.plays([play], status=2).messages("kvm2")
+    assert message.count("cannot be built") == 2
+    assert kvm2.out(f"sudo blkid {DISK1} {DISK2}").count("precious") == 2
+    kvm2.run(f"sudo wipefs -q -a {DISK2}")
+    play = {**of_pools(pools[1])[0], "hosts": "kvm2"}
+    ansible.plays([play])
+    virsh(kvm2, "vol-create-as gpt vdc1 8M")
+    assert "vdc1" in kvm2.out("lsblk -no NAME")
+    assert ansible.plays([play]).changed() == {}
+    gone = of_pools(*({"name": pool["name"], "state": "absent"} for pool in pools))[0]
+    ansible.plays([{**gone, "hosts": "kvm2"}])
+    assert "precious" in kvm2.out(f"sudo blkid {DISK1}")
+
+
+def test_all_of_it_is_back_after_a_reboot(done: Run, kvm1: Host) -> None:
+    del done
+    kvm1.reboot()
+    active = set(virsh(kvm1, "pool-list --name").split())
+    assert {"folder", "files", "volumes", "nfs", "smb", "luns", "paths"} <= active
+
+
+def test_the_way_back_leaves_what_is_stored(ansible: Ansible, done: Run, kvm1: Host) -> None:
+    del done
+    ansible.plays(of_pools(*POOLS), kvm_storage_state="absent")
+    assert virsh(kvm1, "pool-list --all --name") == ""
+    assert kvm1.out("sudo vgs --noheadings -o vg_name").strip() == "vg0"
+    assert "ext4" in kvm1.out(f"sudo blkid -p {DISK1}")
+    assert ansible.plays(of_pools(*POOLS), kvm_storage_state="absent").changed() == {}
