@@ -66,6 +66,14 @@ options:
     description: Kill a guest that does not stop in time.
     type: bool
     default: false
+  antispoofing:
+    description:
+      - Give each new NIC on a bridge of the host, or on a network that leads to one, a filter that
+        lets the guest send from its own MAC alone, and from the IPv4 addresses that its V(ip) in
+        O(guests) states alone, where it states some and no V(dhcp4).
+      - A NIC that states V(filter) has that one, or none with V(filter=null).
+    type: bool
+    default: true
   root:
     description:
       - A folder that stands in front of every place that the module knows by itself, for building
@@ -209,6 +217,7 @@ def main() -> None:
             "host": {"type": "str"},
             "stop_timeout": {"type": "str", "default": "30s"},
             "force": {"type": "bool", "default": False},
+            "antispoofing": {"type": "bool", "default": True},
             "root": {"type": "path", "default": "/"},
             "uri": {"type": "str", "default": "qemu:///system"},
         },

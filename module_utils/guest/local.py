@@ -107,6 +107,7 @@ def converge_guests(options: Mapping[str, Any], run: Run, check_mode: bool) -> d
         from .libvirt.engine import LibvirtEngine  # what only its guests should pay
 
         optional = check_mode or not _needs_libvirt(options["guests"])
+        ways["antispoofing"] = options["antispoofing"]
         engines.append(LibvirtEngine(options["uri"], optional=optional, state=layout.state, **ways))
     wish = Wish(
         guests=options["guests"],

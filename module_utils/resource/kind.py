@@ -54,14 +54,17 @@ class Seen:
         """Whether it is in use or can be."""
         return self.live is not None
 
-    def to_dict(self) -> dict[str, Any]:
-        """Return plain values."""
-        return {
-            "name": self.name,
-            "uuid": self.uuid,
+    def to_dict(self, *, starts: bool = True) -> dict[str, Any]:
+        """Return plain values; what never ``starts`` has no state."""
+        state = {
             "state": ACTIVE if self.active else INACTIVE,
             "autostart": self.autostart,
             "persistent": self.persistent,
+        }
+        return {
+            "name": self.name,
+            "uuid": self.uuid,
+            **(state if starts else {}),
             "owned": self.owned,
             "fleet": self.fleet,
             "spec": dict(self.spec),
@@ -77,6 +80,7 @@ class Kind(ABC):
     fields: tuple[Field, ...]
     flags: tuple[str, ...] = ("autostart", "adopt", "replace", "restart")  # asked besides
     outlives_a_restart = False  # whether guests go on standing on it while it is started anew
+    starts = True  # whether it is started and ended; what does neither is in use by being there
 
     def __init__(self, connection: Connection, fleet: str, ledger: Ledger) -> None:
         self.connection = connection
@@ -179,13 +183,13 @@ class Kind(ABC):
     def define(self, xml: str) -> Any:
         """Make the definition the persistent one, and return libvirt's object."""
 
-    @abstractmethod
     def start(self, name: str, asked: Mapping[str, Any]) -> None:
         """Make it active."""
+        raise NotImplementedError
 
-    @abstractmethod
     def update_live(self, name: str) -> None:
         """Bring what libvirt can change at once from the stored definition to the active one."""
+        raise NotImplementedError
 
     def restart(self, name: str, asked: Mapping[str, Any]) -> None:
         """End it and make it active again."""

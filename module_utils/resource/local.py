@@ -1,6 +1,6 @@
 # Copyright (C) 2026 virtfleet contributors
 # SPDX-License-Identifier: GPL-3.0-or-later
-"""Networks, pools, volumes and secrets as their modules want them: options in, plain values out."""
+"""Networks, filters, pools, volumes, secrets as their modules want them: options in, values out."""
 
 from __future__ import annotations
 
@@ -45,6 +45,10 @@ class _Unconnected:
         """Return no pool."""
         return []
 
+    def listAllNWFilters(self) -> list[Any]:  # noqa: N802
+        """Return no filter."""
+        return []
+
     def listAllSecrets(self) -> list[Any]:  # noqa: N802
         """Return no secret."""
         return []
@@ -74,7 +78,16 @@ def _pools(connection: Any, options: Mapping[str, Any], run: Run, layout: Layout
     return Pools(connection, options["fleet"], Ledger(layout), local=local)
 
 
-_KINDS = {"networks": _networks, "pools": _pools}
+def _nwfilters(connection: Any, options: Mapping[str, Any], run: Run, layout: Layout) -> Kind:
+    from .ledger import Ledger
+    from .nwfilters import Nwfilters
+
+    del run
+    local = options["uri"].startswith("qemu:///")
+    return Nwfilters(connection, options["fleet"], Ledger(layout), local=local)
+
+
+_KINDS = {"networks": _networks, "nwfilters": _nwfilters, "pools": _pools}
 
 
 def _connect(options: Mapping[str, Any], *, optional: bool) -> Any:

@@ -87,7 +87,7 @@ class _Planner:
 
     def used(self, seen: Seen, what: str) -> bool:
         """Refuse to end what running guests stand on; return whether any does."""
-        users = self.users.get(seen.name, ()) if seen.active else ()
+        users = self.users.get(seen.name, ()) if seen.active or not self.kind.starts else ()
         if users:
             reason = f"{what}, and guests run on it: {', '.join(users)}"
             self.block(seen.name, reason, "stop or move them first")
@@ -95,7 +95,9 @@ class _Planner:
 
     def create(self, one: Declared) -> None:
         """Plan an object that is not there."""
-        shown = {**one.stated, "autostart": one.asked.get("autostart", True)}
+        shown = dict(one.stated)
+        if self.kind.starts:
+            shown["autostart"] = one.asked.get("autostart", True)
         changes = [Change(path, None, value) for path, value in leaves(shown)]
         self.act(FIRST, one.name, "create", "it is not there", changes)
         if one.state == ACTIVE:
@@ -160,7 +162,8 @@ class _Planner:
 
     def update(self, one: Declared, seen: Seen, edits: Sequence[Edit], now: Sequence[Edit]) -> None:
         """Plan the changes, those at once apart from those that wait."""
-        autostart = one.asked.get("autostart", seen.new or seen.autostart)
+        new = seen.new and self.kind.starts
+        autostart = one.asked.get("autostart", new or seen.autostart)
         others = (
             [] if autostart == seen.autostart else [Change("autostart", seen.autostart, autostart)]
         )

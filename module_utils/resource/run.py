@@ -48,15 +48,18 @@ class _Round:
     planned: Planned
 
 
-def _ends(declared: Sequence[Declared], observed: Mapping[str, Seen], wish: Wish) -> Iterator[Seen]:
-    """Yield the active objects that a plan may end."""
+def _ends(
+    kind: Kind, declared: Sequence[Declared], observed: Mapping[str, Seen], wish: Wish
+) -> Iterator[Seen]:
+    """Yield the objects in use that a plan may end."""
     wanted = {one.name: one for one in declared}
     for name, seen in observed.items():
         one = wanted.get(name)
         asked = one is not None and (
             one.state in (ABSENT, INACTIVE) or one.asked.get("replace") or one.asked.get("restart")
         )
-        if seen.active and (asked or (one is None and wish.prune and seen.owned)):
+        in_use = seen.active or not kind.starts
+        if in_use and (asked or (one is None and wish.prune and seen.owned)):
             yield seen
 
 
@@ -64,7 +67,7 @@ def _plan(kind: Kind, wish: Wish, *, check_mode: bool) -> _Round:
     """Read, desire and plan; InputError with all that is wrong or could not work."""
     observed = kind.observe()
     declared = read(wish.entries, kind, observed)
-    users = {seen.name: kind.users(seen) for seen in _ends(declared, observed, wish)}
+    users = {seen.name: kind.users(seen) for seen in _ends(kind, declared, observed, wish)}
     planned = plan(
         declared, observed, kind, wish.host, fleet=wish.fleet, prune=wish.prune, users=users
     )
@@ -126,7 +129,8 @@ class _Applier:
         if "create" in verbs and one is not None:
             self.kind.begin(name)
             made = self.kind.define(self.kind.written(name, one.stated))
-            made.setAutostart(int(asked.get("autostart", True)))
+            if self.kind.starts:
+                made.setAutostart(int(asked.get("autostart", True)))
             self.kind.finish(name)
         if "adopt" in verbs and seen is not None:
             self.kind.adopt(self._unchanged(seen))
@@ -163,7 +167,8 @@ class _Applier:
         except self.kind.libvirt.libvirtError:
             self.kind.define(seen.inactive)
             raise
-        made.setAutostart(int(one.asked.get("autostart", seen.autostart)))
+        if self.kind.starts:
+            made.setAutostart(int(one.asked.get("autostart", seen.autostart)))
 
     def _delete(self, seen: Seen) -> None:
         if seen.persistent:
@@ -248,6 +253,6 @@ def _outcome(
         last.planned.plan.blocked,
         msg=summary(done),
         warnings=kind.warnings(mine),
-        **{kind.plural: [seen.to_dict() for seen in mine.values()]},
+        **{kind.plural: [seen.to_dict(starts=kind.starts) for seen in mine.values()]},
     )
     return accept(outcome, failures)

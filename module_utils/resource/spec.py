@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any, Collection, Mapping, Sequence
 
 from ..converge.errors import InputError, Problem, shown, unknown
 from ..virt.fields import check_fields
-from .kind import ABSENT, ACTIVE, STATES
+from .kind import ABSENT, ACTIVE, PRESENT, STATES
 
 if TYPE_CHECKING:
     from .kind import Kind
@@ -63,10 +63,11 @@ class _Reader:
             self.problems.append(Problem(path, expected, shown(entry)))
             return None
         name = self.name(path, entry)
-        state = entry.get("state", ACTIVE)
-        if not isinstance(state, str) or state not in STATES:
-            self.problems.append(unknown(f"{path}.state", state, "a state", STATES))
-            state = ACTIVE
+        states = STATES if self.kind.starts else (PRESENT, ABSENT)
+        state = entry.get("state", states[0])
+        if not isinstance(state, str) or state not in states:
+            self.problems.append(unknown(f"{path}.state", state, "a state", states))
+            state = states[0]
         asked = self.asked(path, entry)
         rest = {k: v for k, v in entry.items() if k not in ("name", "state", *self.kind.flags)}
         keys = {one.key for one in self.kind.fields}

@@ -302,25 +302,35 @@ class Map(Field):
         for name, wanted in stated.items():
             before = there.get(name)
             if (wanted is None and name not in there) or (
-                wanted is not None and before is not None and self.values.same(wanted, before)
+                wanted is not None and before is not None and self.same(wanted, before)
             ):
                 continue
             when = self.when if isinstance(self.when, str) else self.when(scope, wanted)
             edits.add(join(path, name), before, wanted, when)
-            container = self.place.make(scope)
-            element = next(
-                (e for e in container.findall(self.tag) if e.get(self.name) == name), None
-            )
-            if wanted is None:
-                if element is not None:
-                    remove(container, element)
-                continue
-            if element is None:
-                element = insert(container, Fresh(self.tag, {self.name: name}))
-            self.values.put(element, self.value, wanted)
+            self.put(self.place.make(scope), name, wanted)
         container_now = self.place.element(scope)
         if container_now is not None and empty(container_now):
             self.place.prune(scope)
+
+    def same(self, wanted: Any, found: Any) -> bool:
+        """Return whether what is found for a name is what was stated."""
+        return self.values.same(wanted, found)
+
+    def put(self, container: Element, name: str, wanted: Any) -> None:
+        """Write the value of a name, or take it away."""
+        there = (e for e in container.findall(self.tag) if e.get(self.name) == name)
+        element = next(there, None)
+        if wanted is None:
+            if element is not None:
+                remove(container, element)
+            return
+        if element is None:
+            element = insert(container, Fresh(self.tag, {self.name: name}))
+        self.values.put(element, self.value, wanted)
+
+    def taken(self, wanted: Any) -> Any:
+        """Return the canonical form of a name's value; Refused where it is none."""
+        return self.values.check(wanted)
 
     def check(self, value: Any, path: str, problems: list[Problem]) -> Any:
         """Return the canonical form of the mapping."""
@@ -339,7 +349,47 @@ class Map(Field):
                 problems.append(Problem(where, refused.expected, shown(name), refused.remedy))
                 continue
             try:
-                canonical[checked] = None if wanted is None else self.values.check(wanted)
+                canonical[checked] = None if wanted is None else self.taken(wanted)
             except Refused as refused:
                 problems.append(Problem(where, refused.expected, shown(wanted), refused.remedy))
         return canonical
+
+
+@dataclass(frozen=True, eq=False, repr=False)
+class Lists(Map):
+    """Names with one value each, or with a list of them: an element for each value."""
+
+    def get(self, scope: Element) -> Any:
+        """Return the values by name, None where there is none."""
+        container = self.place.element(scope)
+        found: dict[str, list[Any]] = {}
+        for element in () if container is None else elements(container, self.tag):
+            values = found.setdefault(element.get(self.name, ""), [])
+            values.append(self.values.get(element, self.value))
+        return {name: _single(values) for name, values in found.items()} or None
+
+    def same(self, wanted: Any, found: Any) -> bool:
+        """Return whether what is found for a name is what was stated."""
+        return bool(wanted == found)
+
+    def put(self, container: Element, name: str, wanted: Any) -> None:
+        """Write the values of a name, or take them away."""
+        for element in container.findall(self.tag):
+            if element.get(self.name) == name:
+                remove(container, element)
+        values = wanted if isinstance(wanted, list) else [] if wanted is None else [wanted]
+        for one in values:
+            element = insert(container, Fresh(self.tag, {self.name: name}))
+            self.values.put(element, self.value, one)
+
+    def taken(self, wanted: Any) -> Any:
+        """Return the canonical form of a name's value; Refused where it is none."""
+        if not isinstance(wanted, list):
+            return self.values.check(wanted)
+        if not wanted:
+            raise Refused(f"{self.values.expected}, or a list of such values")
+        return _single([self.values.check(one) for one in wanted])
+
+
+def _single(values: list[Any]) -> Any:
+    return values if len(values) > 1 else values[0]

@@ -15,12 +15,15 @@ from ..converge.action import LIVE, NEXT_BOOT
 from .codecs import Pattern, Whole, Words
 from .compound import Tags
 from .fields import Aside, Field, Group, Leaf, Selected, Variant, clear, together
-from .lists import Items, Map
+from .lists import Items, Lists
 from .words import COUNT, DEVICE, MAC, ORDER, PATH, PCI, TEXT, UUID, YES, choice
 
 if TYPE_CHECKING:
     from .document import Element
 
+
+# The filters that this toolkit has itself: a guest sends from its own MAC, and its own addresses.
+ANTISPOOF, ANTISPOOF_IP = "virtfleet-antispoof", "virtfleet-antispoof-ip"
 
 _OCTET = "(?:25[0-5]|2[0-4][0-9]|1[0-9][0-9]|[1-9]?[0-9])"
 _CHOSEN = re.compile(r"(?:vnet|macvtap|macvlan)[0-9]+")
@@ -61,6 +64,20 @@ def bandwidth(when: str = LIVE, floor: tuple[str, ...] = ("floor",)) -> Group:
     common = ("average", "peak", "burst")
     return Group(
         "bandwidth", (direction("inbound", (*common, *floor)), direction("outbound", common))
+    )
+
+
+def parameters(key: str, at: str) -> Lists:
+    """Return the values of a filter's variables, one or several for each."""
+    return Lists(
+        key,
+        at,
+        "parameter",
+        "name",
+        "value",
+        Pattern("a parameter's name", "[a-zA-Z0-9_]+"),
+        Pattern("a parameter's value", r"[a-zA-Z0-9_.:]+"),
+        LIVE,
     )
 
 
@@ -138,16 +155,7 @@ FIELDS: tuple[Field, ...] = (
     _Filter(
         "filter", "filterref@filter", Pattern("a filter's name", r"[a-zA-Z_][a-zA-Z0-9_.\-]*"), LIVE
     ),
-    Map(
-        "filter_parameters",
-        "filterref",
-        "parameter",
-        "name",
-        "value",
-        Pattern("a parameter's name", "[a-zA-Z0-9_]+"),
-        Pattern("a parameter's value", r"[a-zA-Z0-9_.:]+"),
-        LIVE,
-    ),
+    parameters("filter_parameters", "filterref"),
     bandwidth(),
     Leaf("link", "link@state", choice("a state", "up down"), LIVE, absent="up"),
     Leaf("mtu", "mtu@size", Whole("bytes", 68, 65535)),

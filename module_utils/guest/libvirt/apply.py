@@ -16,6 +16,7 @@ from ...virt.patcher import patch
 from ...virt.writer import write
 from ..engine import PAUSED, SAVED, Failure
 from ..spec import KEPT, digest
+from .antispoofing import OURS
 from .images import Image, capacity, create, grow, images
 from .observe import Observer
 from .power import Power
@@ -44,6 +45,7 @@ class Applier:
         self.connection = connection
         self.fleet = engine.fleet
         self.seen = engine.seen
+        self.filters: set[str] = set()  # that are known to be there
 
     def _domain(self, name: str) -> Any:
         return self.connection.handle.lookupByName(name)
@@ -71,6 +73,7 @@ class Applier:
         note("replace", each(names("replace"), lambda name: self._renew(name, specs[name])))
         files = {action.name: files_of_action(action) for action in by_kind.get("delete", ())}
         note("delete", each(files, lambda name: self._delete(name, files[name])))
+        self._drop_filters(name for name in files if ("delete", name) not in failed)
         note("save", each(names("save"), lambda name: self._domain(name).managedSave(0)))
         note("pause", each(names("pause"), lambda name: self._domain(name).suspend()))
         note("resume", each(names("resume"), lambda name: self._domain(name).resume()))
@@ -82,6 +85,23 @@ class Applier:
             for action in actions
             if (action.action, action.name) in failed
         ]
+
+    def _filters(self, spec: Mapping[str, Any]) -> None:
+        """Make the toolkit's own filters that NICs refer to, if they are not there."""
+        names = {nic.get("filter") for nic in spec.get("nics") or ()} & OURS
+        if names - self.filters:
+            from ...virt.nwfilter import ensure_standard  # compiled on the host, where it is needed
+
+            ensure_standard(self.connection, names)
+            self.filters |= names
+
+    def _drop_filters(self, gone: Iterable[str]) -> None:
+        """Remove those of the toolkit's own filters that the last guest is gone from."""
+        specs = [self.seen[name].spec or {} for name in gone]
+        if any(nic.get("filter") for spec in specs for nic in spec.get("nics") or ()):
+            from ...virt.nwfilter import drop_standard
+
+            drop_standard(self.connection)
 
     def _define(self, xml: str) -> Any:
         return self.connection.handle.defineXMLFlags(
@@ -120,6 +140,7 @@ class Applier:
         mine = images_of(spec, None)
         mark = self._mark(spec, _missing(mine))
         self._seed(spec)
+        self._filters(spec)
         domain = self._define(self._written(name, spec, mark))
         _fit(mine)
         if spec.get("autostart"):
@@ -169,6 +190,7 @@ class Applier:
         seen, domain = self.seen[name], self._domain(name)
         now = self._unchanged(domain, seen)
         self._seed(spec)
+        self._filters(spec)
         mine = images_of(spec, seen)
         missing = _missing(mine)
         if missing:
@@ -228,6 +250,7 @@ class Applier:
         new = self._mark(spec, dict.fromkeys(disks))
         kept = (seen.spec or {}).get("arch") == spec.get("arch")
         self._seed(spec)
+        self._filters(spec)
         if kept:
             keys = self._keys(spec, former)
             xml = write_mark(patch(former, keys, fleet=self.fleet).xml, new)

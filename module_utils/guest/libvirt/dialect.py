@@ -19,6 +19,7 @@ from ...virt.reader import domain_tree, read_root
 from ..engine import ACTIVE, Differences
 from ..spec import ABSENT, ASKED, KEPT, PAUSED, PRESENT, RESTARTED, RUNNING, SAVED, STOPPED, Reader
 from . import seeding
+from .antispoofing import guarded
 
 if TYPE_CHECKING:
     from ...seed.store import Seeds
@@ -58,7 +59,8 @@ class LibvirtDialect:
 
     ``host`` returns what it can run: asked only when a guest is made. ``memory`` returns how many
     bytes it has, None where that is not known, and ``volume`` where a volume of a pool lies. The
-    images and seeds of guests are looked at where they are ``local``.
+    images and seeds of guests are looked at where they are ``local``. ``bridged`` tells whether a
+    network leads to a bridge of the host, ``filters`` whether NICs there get a filter.
     """
 
     engine = ENGINE
@@ -73,6 +75,8 @@ class LibvirtDialect:
         seeds: Seeds,
         *,
         volume: Callable[[str, str], dict[str, str] | None] = lambda _pool, _name: None,
+        bridged: Callable[[str], bool] = lambda _network: False,
+        filters: Callable[[], bool] = lambda: False,
         fleet: str = "local",
         local: bool = True,
     ) -> None:
@@ -80,6 +84,8 @@ class LibvirtDialect:
         self.memory = memory
         self.seeds = seeds
         self.volume = volume
+        self.bridged = bridged
+        self.filters = filters
         self.fleet = fleet
         self.local = local
         self._known: dict[str, tuple[Observed, dict[str, Any], Differences]] = {}
@@ -125,7 +131,7 @@ class LibvirtDialect:
 
     def complete(self, stated: Mapping[str, Any], seen: Observed | None) -> dict[str, Any]:
         """Return the whole spec of a new guest; of one that is there what is stated of it."""
-        stated = self.placed(stated, seen)
+        stated = self._guarded(self.placed(stated, seen), seen)
         if seen is not None:
             return self._seeded(dict(stated), stated, seen)
         common = {"name": stated["name"], "engine": ENGINE}
@@ -171,6 +177,10 @@ class LibvirtDialect:
             return disk
         return {**{key: value for key, value in disk.items() if key != "volume"}, **found}
 
+    def _guarded(self, stated: Mapping[str, Any], seen: Observed | None) -> Mapping[str, Any]:
+        """Return what was stated, with the filters of the NICs that are on bridges."""
+        return guarded(stated, seen, self.bridged, self.filters)
+
     def keys_of(self, spec: Mapping[str, Any], xml: str | None) -> dict[str, Any]:
         """Return what a whole spec says of the XML of a domain that is there, or will be."""
         keys = domain_keys(spec)
@@ -214,7 +224,7 @@ class LibvirtDialect:
         return live, any(edit.when == NEXT_BOOT for edit in _unexpanded(found, stored))
 
     def _differences(self, stated: Mapping[str, Any], seen: Observed) -> Differences:
-        stated = self.placed(stated, seen)
+        stated = self._guarded(self.placed(stated, seen), seen)
         common = {key: stated[key] for key in KEPT if key in stated}
         kept = [Edit(c.path, c.before, c.after, LIVE) for c in compare(common, seen.spec)]
         seed, has = seeding.seeding(self.seeds, stated, seen, self.fleet), seen.detail.seed

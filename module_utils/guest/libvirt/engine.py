@@ -18,6 +18,7 @@ from typing import TYPE_CHECKING, Any, Collection, Iterator, Mapping, Sequence
 from ...converge.errors import VirtfleetError
 from ...seed.store import Seeds
 from ...virt.connection import LOCAL_URI, LOST, ConnectError, Connection, said
+from ...virt.document import tree
 from ..engine import RUNNING, SAVED, Host, Observed
 from .dialect import ENGINE, LibvirtDialect
 from .observe import Observer
@@ -58,6 +59,7 @@ class LibvirtEngine:
         optional: bool = False,
         local: bool | None = None,
         state: str = "/var/lib/virtfleet",
+        antispoofing: bool = True,
     ) -> None:
         self.uri = uri
         self.fleet = fleet
@@ -79,6 +81,8 @@ class LibvirtEngine:
             self.memory,
             self.seeds,
             volume=lru_cache(maxsize=None)(self._find_volume),
+            bridged=lru_cache(maxsize=None)(self._leads_to_a_bridge),
+            filters=lru_cache(maxsize=None)(self._has_filters if antispoofing else bool),
             fleet=fleet,
             local=self.local,
         )
@@ -159,6 +163,36 @@ class LibvirtEngine:
             return None  # an earlier task may make it yet; preflight says what is missing
         keys = {libvirt.VIR_STORAGE_VOL_FILE: "file", libvirt.VIR_STORAGE_VOL_BLOCK: "block"}
         return {keys[kind]: path} if kind in keys and path.startswith("/") else None
+
+    def _leads_to_a_bridge(self, network: str) -> bool:
+        """Return whether guests of a network are on a bridge of the host, among strangers."""
+        connection = self.connection()
+        if connection is None:
+            return False
+        try:
+            root = tree(connection.handle.networkLookupByName(network).XMLDesc(0))
+        except connection.libvirt.libvirtError:
+            return False  # an earlier task may make it yet; preflight says what is missing
+        forward = root.find("forward")
+        on_bridge = forward is not None and forward.get("mode") == "bridge"
+        return on_bridge and root.find("bridge") is not None and root.find("virtualport") is None
+
+    def _has_filters(self) -> bool:
+        """Return whether this libvirt has network filters, and warn where it has none."""
+        connection = self.connection()
+        if connection is None:
+            return True  # an earlier task installs it
+        try:
+            connection.handle.numOfNWFilters()
+        except connection.libvirt.libvirtError as error:
+            if connection.is_lost():
+                raise
+            self.warnings.append(
+                f"guests on bridges may send from any address: this libvirt has no network filters"
+                f" ({said(error)}); install its driver nwfilter, or state antispoofing: false"
+            )
+            return False
+        return True
 
     def capabilities(self) -> dict[str, Any]:
         """Return what libvirt can do here, as plain values."""

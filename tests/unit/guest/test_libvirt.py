@@ -427,7 +427,9 @@ def test_a_plan_does_not_fail_for_what_an_earlier_task_would_make(host):
     guest = {**GUEST, "nics": nics, "disks": [disk]}
     planned = host.run(guest, check_mode=True, local=True)
     assert planned["changed"] is True
-    assert len(planned["warnings"]) == 3
+    filters, *missing = planned["warnings"]
+    assert "this libvirt has no network filters" in filters  # the driver has none
+    assert len(missing) == 3
     with pytest.raises(InputError, match="3 problems") as raised:
         host.run(guest, local=True)
     assert len(raised.value.problems) == 3

@@ -15,7 +15,7 @@ from ansible.module_utils.virt.check import check
 from ansible.module_utils.virt.display import ONLY
 from ansible.module_utils.virt.domain import FIELDS
 from ansible.module_utils.virt.fields import Aside, Group, Leaf, Selected
-from ansible.module_utils.virt.lists import Items, Map
+from ansible.module_utils.virt.lists import Items, Lists, Map
 from ansible.module_utils.virt.writer import Capabilities
 from schema import Schema, schema_of
 
@@ -147,6 +147,8 @@ class Specs:
             return True
         if isinstance(one, Leaf):
             return self.value(one.codec)
+        if isinstance(one, Lists):
+            return {"IP": self.random.choice(["192.0.2.7", ["192.0.2.7", "192.0.2.8"]])}
         if isinstance(one, Map):
             count = self.random.randint(1, 2)
             return {self.value(one.names): self.value(one.values) for _ in range(count)}
