@@ -136,9 +136,9 @@ class _Reader:
         wipe, adopt = self.flag(entry, "wipe", where), self.flag(entry, "adopt", where)
         if len(self.problems) == count:
             self.problems += volume.contradictions(stated, where)
-            if source is not None and stated.get("backing"):
-                problem = Problem(f"{where}.from", "a copy, or backing to stand on", "both")
-                self.problems.append(problem)
+            for key, what in (("backing", "backing to stand on"), ("encryption", "encryption")):
+                if source is not None and stated.get(key):
+                    self.problems.append(Problem(f"{where}.from", f"a copy, or {what}", "both"))
         if pool is None or name is None:
             return None
         return Declared(
@@ -275,6 +275,9 @@ def _concerns_users(one: Declared, seen: Seen | None) -> bool:
 
 def _nature(stated: Mapping[str, Any], found: Mapping[str, Any]) -> Iterator[tuple[str, Any, Any]]:
     """Yield what differs of what a volume is. What libvirt does not tell is no difference."""
+    # Which secret opens it libvirt knows only of those that it made itself.
+    if "encryption" in stated and bool(stated["encryption"]) != bool(found.get("encryption")):
+        yield "encryption", found.get("encryption"), stated["encryption"]
     for key in ("format", "cluster_size", "backing"):
         if stated.get(key) is None or found.get(key) is None:
             if key == "backing" and stated.get(key) and found.get("format") == "qcow2":

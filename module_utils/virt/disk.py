@@ -13,6 +13,7 @@ from typing import TYPE_CHECKING, Any, Mapping
 
 from ..converge.action import LIVE, NEXT_BOOT
 from .codecs import Pattern
+from .encryption import encryption
 from .fields import Aside, Field, Group, Leaf, Variant, together
 from .lists import Items
 from .words import (
@@ -208,6 +209,7 @@ FIELDS: tuple[Field, ...] = (
         clears=("@rawio", "@sgio"),
     ),
     *SOURCES,
+    encryption("source/encryption", NEXT_BOOT),
     Aside("size", BYTES),
     Aside(
         "image", Pattern("an image's name, or an absolute path", r"/.+|[a-z0-9][a-z0-9._-]{0,62}")

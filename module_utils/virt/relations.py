@@ -14,6 +14,7 @@ from ..converge.compare import join
 from ..converge.errors import Problem, shown
 from ..units import UnitError, format_size, parse_size
 from . import disk, nic
+from . import encryption as luks
 from .codecs import cpu_set
 from .display import ONLY
 
@@ -218,6 +219,7 @@ def disks(stated: Stated, path: str) -> Iterator[Problem]:
         elif entry.get("image") is not None:
             remedy = "state the size of the disk that is made from it"
             yield Problem(f"{where}.size", "a size with image", "nothing", remedy)
+        yield from luks.contradictions(entry.get("encryption"), f"{where}.encryption")
         yield from _network(_group(entry, "network"), f"{where}.network")
         yield from _driver(entry, bus, _number(stated.get("iothreads")), where)
         yield from _throttle(_group(entry, "throttle"), f"{where}.throttle")
@@ -234,6 +236,9 @@ def _sized(entry: Stated, where: str) -> Iterator[Problem]:
     others = [key for key in others if entry.get(key) is not None]
     if others:
         yield Problem(f"{where}.size", "file with it", others[0])
+    if entry.get("encryption"):
+        remedy = "make it a volume (kvm_volumes), and leave size out"
+        yield Problem(f"{where}.size", "nothing with encryption", shown(entry["size"]), remedy)
     if entry.get("device") not in (None, "disk"):
         yield Problem(f"{where}.size", "device: disk with it", f"device: {entry['device']}")
 

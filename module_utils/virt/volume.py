@@ -12,7 +12,9 @@ from typing import Any, Iterator, Mapping
 from ..converge.action import LIVE, REPLACE
 from ..converge.compare import join
 from ..converge.errors import Problem, shown
+from . import encryption as luks
 from .codecs import Pattern, Size, Words
+from .encryption import encryption
 from .fields import Field, Group, Leaf
 from .words import NUMBER, PATH, THERE, choice
 
@@ -35,6 +37,7 @@ FIELDS: tuple[Field, ...] = (
         ),
         at="target/permissions",
     ),
+    encryption("target/encryption", REPLACE),
     Leaf("compat", "target/compat", choice("a level", "0.10 1.1"), REPLACE),
     Leaf("cluster_size", "target/clusterSize", _BYTES, REPLACE),
     Leaf("lazy_refcounts", "target/features/lazy_refcounts", THERE, REPLACE, absent=False),
@@ -55,6 +58,9 @@ KEYS = tuple(one.key for one in FIELDS)
 def contradictions(stated: Stated, path: str) -> Iterator[Problem]:
     """Yield what contradicts itself in a volume."""
     kind = stated.get("format")
+    yield from luks.contradictions(stated.get("encryption"), join(path, "encryption"))
+    if stated.get("encryption") and kind not in (None, "raw", "qcow2"):
+        yield Problem(join(path, "encryption"), "nothing but in raw and qcow2", shown(kind))
     if kind not in (None, "qcow2"):
         for key in _QCOW2:
             if stated.get(key):

@@ -146,11 +146,20 @@ VOLUMES: list[dict[str, Any]] = [
     },
     {"pool": "files", "name": "flat.img", "size": "8MiB", "format": "raw"},
     {"pool": "volumes", "name": "logical", "size": "10MiB"},
+    {
+        "pool": "files",
+        "name": "luks.img",
+        "size": "8MiB",
+        "format": "raw",
+        "encryption": {"usage": "/srv/files/luks.img"},
+    },
 ]
+OPENS = {"type": "volume", "name": "/srv/files/luks.img", "value": "a word that opens it"}
 
 
 def of_volumes(*volumes: dict[str, Any], state: str = "present") -> list[dict[str, Any]]:
-    return role(kvm_storage_volumes=[{**volume, "state": state} for volume in volumes])
+    declared = [{**volume, "state": state} for volume in volumes]
+    return role(kvm_storage_secrets=[OPENS], kvm_storage_volumes=declared)
 
 
 def test_secrets_are_kept_and_told_to_nobody(ansible: Ansible, done: Run, kvm1: Host) -> None:
@@ -182,14 +191,20 @@ def guest_on_volumes(ansible: Ansible, host: Host) -> None:
     disks = [
         {"target": "vda", "volume": {"pool": "folder", "volume": "top.qcow2"}, "format": "qcow2"},
         {"target": "vdb", "volume": {"pool": "volumes", "volume": "logical"}, "format": "raw"},
+        {"target": "vdc", "volume": {"pool": "files", "volume": "luks.img"}, "format": "raw"},
     ]
     spec = {"name": "web", "memory": "192MiB", **BOOT, "disks": disks, "wait_for": "agent"}
     plays = role()
     variables = {"kvm_guest_force": True, "kvm_guest_stop_timeout": "2s"}
     plays[0] |= {"roles": ["kvm_guest"], "vars": {**variables, "kvm_guest_specs": [spec]}}
     ansible.plays(plays)
-    sizes = in_guest(host, "web", "cat /sys/block/vda/size /sys/block/vdb/size").split()
-    assert sizes == [str(16 << 11), str(20 << 11)]
+    sizes = in_guest(host, "web", "cat /sys/block/vd[abc]/size").split()
+    assert sizes == [str(16 << 11), str(20 << 11), str(8 << 11)]
+    in_guest(host, "web", "echo what nobody else may read > /dev/vdc; sync")
+    assert in_guest(host, "web", "head -n 1 /dev/vdc") == "what nobody else may read"
+    host.run("sudo sync")
+    assert host.run("sudo grep -q 'may read' /srv/files/luks.img", check=False).returncode == 1
+    assert "LUKS" in host.out("sudo head -c 4 /srv/files/luks.img")
     assert ansible.plays(plays).changed() == {}
     ansible.plays(plays, kvm_guest_state="absent")
 
@@ -216,6 +231,9 @@ def test_volumes_are_made_grown_and_removed(ansible: Ansible, done: Run, kvm1: H
     assert "volume/folder/top.qcow2" in "\n".join(refused.messages("kvm1"))
     ansible.plays(of_volumes(*VOLUMES, state="absent"))
     assert ansible.plays(of_volumes(*VOLUMES, state="absent")).changed() == {}
+    gone = role(kvm_storage_secrets=[{**OPENS, "state": "absent"}])
+    ansible.plays(gone)
+    assert "luks.img" not in virsh(kvm1, "secret-list")
     for pool in ("folder", "files", "volumes"):
         left = virsh(kvm1, f"vol-list {pool}")
         assert not any(volume["name"] in left for volume in VOLUMES)

@@ -74,7 +74,7 @@ class LibvirtDialect:
         memory: Callable[[], int | None],
         seeds: Seeds,
         *,
-        volume: Callable[[str, str], dict[str, str] | None] = lambda _pool, _name: None,
+        volume: Callable[[str, str], dict[str, Any] | None] = lambda _pool, _name: None,
         bridged: Callable[[str], bool] = lambda _network: False,
         filters: Callable[[], bool] = lambda: False,
         fleet: str = "local",
@@ -175,7 +175,8 @@ class LibvirtDialect:
         found = self.volume(source["pool"], source["volume"])
         if found is None:
             return disk
-        return {**{key: value for key, value in disk.items() if key != "volume"}, **found}
+        stated = {key: value for key, value in disk.items() if key != "volume"}
+        return {**found, **stated}
 
     def _guarded(self, stated: Mapping[str, Any], seen: Observed | None) -> Mapping[str, Any]:
         """Return what was stated, with the filters of the NICs that are on bridges."""

@@ -399,6 +399,25 @@ def test_a_volume_is_written_as_the_file_that_it_is(host, volume):
     assert host.run({**guest, "disks": [{"target": "vda", "file": volume}]})["changed"] is False
 
 
+def test_a_disk_on_an_encrypted_volume_is_opened_with_its_secret(host):
+    pool = host.handle.storagePoolLookupByName("default-pool")
+    luks = "<encryption format='luks'><secret type='passphrase' usage='web'/></encryption>"
+    xml = f"<volume><name>luks</name><capacity>1048576</capacity><target>{luks}</target></volume>"
+    pool.createXML(xml)
+    try:
+        guest = {**GUEST, "disks": [on("luks", format="raw")]}
+        host.run(guest)
+        assert "<secret type='passphrase' usage='web'/>" in host.xml("web")
+        assert host.run(guest)["changed"] is False
+        other = {"usage": "another"}
+        stated = {**GUEST, "disks": [on("luks", format="raw", encryption=other)]}
+        (change,) = host.run(stated)["actions"][0]["changes"]
+        assert change["path"] == "disks[vda].encryption.usage"
+        assert "usage='another'" in host.xml("web")
+    finally:
+        pool.storageVolLookupByName("luks").delete()
+
+
 def test_a_domain_that_names_the_volume_is_left_as_it_is(host, volume):
     guest = {**GUEST, "disks": [{"target": "vda", "file": "/images/web.img"}], "state": "stopped"}
     host.run(guest)

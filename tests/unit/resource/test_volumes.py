@@ -79,6 +79,21 @@ def test_a_copy_is_made_after_what_it_is_of(volumes, host):
     assert volumes(DISK, copy)["changed"] is False
 
 
+def test_an_encrypted_volume_stays_one(volumes, host):
+    luks = {**DISK, "name": "luks.img", "format": "raw", "encryption": {"usage": "/srv/data/luks"}}
+    assert verbs(volumes(luks)) == ["volume/data/luks.img create"]
+    xml = host.handle.storagePoolLookupByName("data").storageVolLookupByName("luks.img").XMLDesc()
+    assert "<encryption format='luks'>" in xml
+    assert "<secret type='passphrase' usage='/srv/data/luks'/>" in xml
+    assert volumes(luks)["changed"] is False
+    for stated in (luks, {**DISK, "name": "plain"}):
+        volumes({key: value for key, value in stated.items() if key != "encryption"})
+    for other in ({**luks, "encryption": None}, {**luks, "name": "plain"}):
+        (refused,) = volumes(other)["blocked"]
+        assert "encryption" in refused["reason"]
+        assert "which only a new volume can have" in refused["reason"]
+
+
 def test_one_of_somebody_else_is_not_touched(volumes, host):
     pool = host.handle.storagePoolLookupByName("data")
     pool.createXML("<volume><name>theirs</name><capacity>4096</capacity></volume>")
@@ -114,6 +129,15 @@ def test_all_that_is_wrong_is_told_at_once(volumes):
         {"pool": "data", "name": "f", "from": "b", "backing": {"path": "/a"}},
         {"pool": "data", "name": "f", "size": "1GiB"},
         "g",
+        {"pool": "data", "name": "h", "size": "1GiB", "encryption": {}},
+        {"pool": "data", "name": "i", "from": "b", "encryption": {"usage": "i"}},
+        {
+            "pool": "data",
+            "name": "j",
+            "size": "1GiB",
+            "format": "vdi",
+            "encryption": {"usage": "j"},
+        },
     ]
     with pytest.raises(InputError) as raised:
         volumes(*wrong)
@@ -127,6 +151,9 @@ def test_all_that_is_wrong_is_told_at_once(volumes):
         "volumes[5].from",
         "volumes[6].name",
         "volumes[7]",
+        "volumes[8].encryption.secret",
+        "volumes[9].from",
+        "volumes[10].encryption",
     ]
 
 

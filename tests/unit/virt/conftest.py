@@ -190,6 +190,8 @@ class Specs:
             stated["cache"] = "none"
         if "file" not in stated and "block" not in stated and "volume" not in stated:
             stated.pop("startup_policy", None)
+        if "encryption" in stated:
+            stated["encryption"] = {"format": "luks", "usage": "disk"}
         return stated
 
     def _cpu(self, stated: dict[str, Any]) -> dict[str, Any]:
