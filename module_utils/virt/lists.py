@@ -6,7 +6,7 @@ from __future__ import annotations
 
 import re
 from dataclasses import dataclass, field
-from typing import Any, Callable, Mapping, Sequence
+from typing import Any, Callable, Mapping, Protocol, Sequence, TypeVar
 
 from ..converge.action import LIVE, NEXT_BOOT, Edit
 from ..converge.compare import join
@@ -31,6 +31,17 @@ class _Found:
     element: Element
     values: dict[str, Any]
     name: str | None
+
+
+class Named(Protocol):
+    """What is told by a name, or by where it stands where that is None."""
+
+    @property
+    def name(self) -> str | None:
+        """Return the name."""
+
+
+Entry = TypeVar("Entry", bound=Named)
 
 
 @dataclass(frozen=True, eq=False, repr=False)
@@ -91,18 +102,18 @@ class Items(Field):
         return NEXT_BOOT if self.attach is None else self.attach(entry)
 
     def pair(
-        self, stated: Sequence[Mapping[str, Any]], there: Sequence[_Found]
-    ) -> list[_Found | None]:
+        self, stated: Sequence[Mapping[str, Any]], there: Sequence[Entry]
+    ) -> list[Entry | None]:
         """Return for each stated entry the one that it means, None where it is not there.
 
         Names go first; what is stated without one then takes those that are left, in order.
         """
-        by_name: dict[str, list[_Found]] = {}
+        by_name: dict[str, list[Entry]] = {}
         for entry in there:
             if entry.name is not None:
                 by_name.setdefault(entry.name, []).append(entry)
         names = [self.name(entry) for entry in stated]
-        pairs: list[_Found | None] = []
+        pairs: list[Entry | None] = []
         for name in names:
             alike = by_name.get(name) if name is not None else None
             pairs.append(alike.pop(0) if alike else None)

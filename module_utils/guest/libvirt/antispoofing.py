@@ -9,11 +9,10 @@ one of these filters: that one follows the declaration.
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Any, Callable, Mapping
+from typing import TYPE_CHECKING, Any, Callable, Mapping, NamedTuple
 
 from ...seed.declaration import Declaration
 from ...virt.nic import ANTISPOOF, ANTISPOOF_IP, NICS
-from ...virt.reader import domain_tree
 from .seeding import KEY
 
 if TYPE_CHECKING:
@@ -41,6 +40,18 @@ def _addresses(stated: Mapping[str, Any], number: int) -> list[str]:
     return [one for one in plain if ":" not in one]
 
 
+class _There(NamedTuple):
+    """A NIC that a guest has, as `NICS` pairs it."""
+
+    values: Mapping[str, Any]
+    name: str | None
+
+
+def _there(seen: Observed | None) -> list[_There]:
+    nics = ((None if seen is None else seen.spec) or {}).get("nics") or ()
+    return [_There(nic, nic.get("mac")) for nic in nics]
+
+
 def guarded(
     stated: Mapping[str, Any],
     seen: Observed | None,
@@ -52,8 +63,7 @@ def guarded(
     numbers = [number for number, nic in enumerate(nics) if _bridged(nic, leads)]
     if not numbers or not possible():
         return stated
-    there = [] if seen is None else NICS.found(domain_tree(seen.detail.inactive))
-    pairs = NICS.pair(nics, there)
+    pairs = NICS.pair(nics, _there(seen))
     whole = list(nics)
     for number in numbers:
         entry = pairs[number]

@@ -25,11 +25,10 @@ def nics(stated, seen=None, possible=True):
 
 def there(name, *parameters):
     """Return a guest with one NIC that has this filter."""
-    values = "".join(f"<parameter name='IP' value='{value}'/>" for value in parameters)
-    reference = f"<filterref filter='{name}'>{values}</filterref>" if name else ""
-    nic = f"<interface type='bridge'><mac address='{MAC}'/><source bridge='br0'/>{reference}"
-    xml = f"<domain><devices>{nic}</interface></devices></domain>"
-    return SimpleNamespace(detail=SimpleNamespace(inactive=xml))
+    nic = {"mac": MAC, "bridge": "br0"}
+    if name:
+        nic |= {"filter": name, "filter_parameters": {"IP": list(parameters)}}
+    return SimpleNamespace(spec={"nics": [nic]})
 
 
 def seed(*ips, **more):
