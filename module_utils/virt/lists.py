@@ -12,7 +12,7 @@ from ..converge.action import LIVE, NEXT_BOOT, Edit
 from ..converge.compare import join
 from ..converge.errors import Problem, shown
 from .codecs import Codec, Refused
-from .document import Element, Fresh, elements, empty, insert, remove
+from .document import Element, Fresh, elements, insert, remove
 from .fields import Edits, Field, Group, When, check_fields, missing, patch_fields, read_fields
 from .place import Place, place
 
@@ -320,8 +320,10 @@ class Map(Field):
             edits.add(join(path, name), before, wanted, when)
             self.put(self.place.make(scope), name, wanted)
         container_now = self.place.element(scope)
-        if container_now is not None and empty(container_now):
-            self.place.prune(scope)
+        if container_now is not None and not len(container_now):
+            having = dict(self.place.steps[-1].having) if self.place.steps else {}
+            if dict(container_now.attrib) == having:
+                self.place.erase(scope)
 
     def same(self, wanted: Any, found: Any) -> bool:
         """Return whether what is found for a name is what was stated."""

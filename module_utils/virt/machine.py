@@ -234,6 +234,19 @@ SYSINFO = Group(
     ),
 )
 
+# Files that firmware or the guest reads at boot; other names than opt/ are QEMU's own.
+FW_CFG = Map(
+    "fw_cfg",
+    "sysinfo[type=fwcfg]",
+    "entry",
+    "name",
+    "file",
+    Pattern(
+        "a name such as opt/com.coreos/config", r"opt/(?!ovmf/|org\.qemu/)[a-zA-Z0-9_.\-/]{1,51}"
+    ),
+    PATH,
+)
+
 LAUNCH_SECURITY = Group(
     "launch_security",
     (
@@ -282,6 +295,7 @@ FIELDS: tuple[Field, ...] = (
     Leaf("boot_menu_timeout", "os/bootmenu@timeout", Whole("milliseconds", 0, 65535)),
     Leaf("smbios", "os/smbios@mode", choice("a source", "emulate host sysinfo")),
     SYSINFO,
+    FW_CFG,
     FEATURES,
     HYPERV_GROUP,
     CLOCK,

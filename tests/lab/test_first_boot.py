@@ -22,6 +22,7 @@ if TYPE_CHECKING:
 
 SECRET = "a word that nobody else may read"  # noqa: S105
 ADDRESS = "10.30.0.20"
+IGNITION = "/srv/ignition.json"
 SEEDS = "/var/lib/virtfleet/seeds"
 NETWORK: dict[str, Any] = {
     "name": "first",
@@ -84,6 +85,7 @@ class Site:
             ],
             "nics": [{"network": "first", "ip": {"addresses": [f"{ADDRESS}/24"]}}],
             "cloud_init": cloud,
+            "fw_cfg": {"opt/com.coreos/config": IGNITION},
             "wait_for": "agent",
             "wait_timeout": "450s",
         }
@@ -131,6 +133,7 @@ def site(lab: Lab, kvm2: Host, tmp_path_factory: pytest.TempPathFactory) -> Site
 
 @pytest.fixture(scope="module")
 def planned(ansible: Ansible, site: Site, kvm2: Host) -> Run:
+    kvm2.run(f"sudo install -m 600 /dev/stdin {IGNITION}", stdin='{"ignition": {}}')
     plays = [{**site.plays()[0], "post_tasks": []}]
     run = ansible.plays(plays, "--check", "--diff")
     assert kvm2.run(f"sudo test -e {SEEDS}", check=False).returncode, "check mode made a seed"
@@ -153,6 +156,8 @@ def test_it_is_what_its_seed_says(planned: Run, done: Run, kvm2: Host) -> None:
     assert in_guest(kvm2, "web01", "cat /etc/word") == SECRET
     assert f"{ADDRESS}/24" in in_guest(kvm2, "web01", "ip -4 -brief address")
     assert "(ALL) NOPASSWD: ALL" in in_guest(kvm2, "web01", "sudo -l -U ops")
+    given = "/sys/firmware/qemu_fw_cfg/by_name/opt/com.coreos/config/raw"
+    assert in_guest(kvm2, "web01", f"modprobe qemu_fw_cfg; cat {given}") == '{"ignition": {}}'
     # The root file system has grown with the disk that was asked for.
     assert int(in_guest(kvm2, "web01", "df --output=size -BM / | tail -1").rstrip("M")) > 3500
 

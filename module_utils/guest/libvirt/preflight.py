@@ -30,7 +30,7 @@ if TYPE_CHECKING:
 Specs = Mapping[str, Mapping[str, Any]]
 
 _KEY = re.compile(r"[.\[]")  # where the first key of a path ends
-_REFERRING = ("disks", "nics", "kernel", "initrd", "dtb")
+_REFERRING = ("disks", "nics", "kernel", "initrd", "dtb", "fw_cfg")
 _VIRT_TYPES = {"tcg": "qemu"}
 
 

@@ -71,6 +71,8 @@ def absent(name: str, spec: Spec, host: Surroundings) -> Iterator[Problem]:
         if disk.get("startup_policy") in (None, "mandatory"):
             yield from _files(path, disk, ("file", "block"), host)
     yield from _files(name, spec, ("kernel", "initrd", "dtb"), host)
+    given = spec.get("fw_cfg") or {}
+    yield from _files(f"{name}.fw_cfg", given, tuple(given), host)
 
 
 def _files(path: str, spec: Spec, keys: Collection[str], host: Surroundings) -> Iterator[Problem]:

@@ -90,6 +90,7 @@ SAMPLES = {
     "a port or service": ("5555", "telnet"),
     "a port": ("5901", "6000"),
     "a keymap": ("de", "en-us"),
+    "a name such as opt/com.coreos/config": ("opt/com.coreos/config", "opt/x"),
 }
 TEXTS = ("plain", "a & b", "<x/>", "]]>", "'\"", "ä€😀", "a  b")
 
