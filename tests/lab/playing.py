@@ -61,12 +61,13 @@ class Ansible:
     """
 
     inventory: Path
-    limit: str = "all"
+    limit: str = ""
 
     def command(self, book: Path, *arguments: str) -> list[str]:
         """Return the command line that runs a playbook."""
         program = str(Path(sys.executable).parent / "ansible-playbook")
-        limit = [] if "--limit" in arguments else ["--limit", self.limit]
+        limited = not self.limit or "--limit" in arguments
+        limit = [] if limited else ["--limit", self.limit]
         return [program, "-i", str(self.inventory), str(book), *limit, *arguments]
 
     def environment(self, results: str) -> dict[str, str]:
