@@ -22,6 +22,7 @@ from collections.abc import Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import suppress
 from dataclasses import dataclass, replace
+from functools import partial
 from pathlib import Path
 
 import ansible
@@ -46,7 +47,8 @@ class Step:
     """One command to run; a quiet one shows its output only if it fails.
 
     Labs that it raises are taken down if it does not end by itself. Where it failed, ``again``
-    returns the command that repeats what failed, None where the failure stands.
+    returns the command that repeats what failed, None where the failure stands. Of a test that
+    passed the last lines are shown: how long its parts took, and what it counted.
     """
 
     title: str
@@ -189,10 +191,13 @@ class Runner:
             wrong, output = self._execute(step)
             repeated = step.again() if wrong and step.again else None
             if repeated:
+                print(output, end="")
                 wrong, output = self._execute(replace(step, command=repeated))
             if wrong:
                 self.failed.append(step.title)
                 print(output, end="")
+            elif step.quiet and Path(step.command[0]).name == "pytest":
+                print(output[output.find("= slowest") :].partition("\n")[2], end="")
             word = f"FAILED with {wrong}" if wrong else "ok"
             print(f"   {step.title}: {word}, {time.monotonic() - started:.1f} s", flush=True)
 
@@ -253,35 +258,64 @@ def images_step() -> Step:
     return Step("images of the lab", lab_command("build"), patience=LAB_PATIENCE)
 
 
-ODD = "tests/lab/test_odd_machines.py"
-LOST = BUILD / "lost-guests"  # written by the tests on the lab
-LAB_CACHE = BUILD / "pytest-lab"
+def lab_module(topic: str) -> str:
+    """Return the file of the lab's tests of a topic."""
+    return f"tests/lab/test_{topic}.py"
 
 
-def lab_again() -> list[str] | None:
+ODD = lab_module("odd_machines")
+_OF_HOSTS = "host_role network_role storage_role ioctl_guests lab preflight faults"
+HOSTS = [lab_module(topic) for topic in _OF_HOSTS.split()]
+
+
+def lost_guests(lab: str) -> Path:
+    """Return the file in which the tests on a lab say which guests the emulator lost."""
+    return BUILD / f"lost-guests-{lab}"
+
+
+def lab_cache(lab: str) -> Path:
+    """Return where pytest notes what failed on a lab."""
+    return BUILD / f"pytest-{lab}"
+
+
+def lab_again(lab: str) -> list[str] | None:
     """Return the command that repeats the files that failed, where the emulator lost a guest."""
-    if not LOST.exists():
+    lost = lost_guests(lab)
+    if not lost.exists():
         return None
-    failed = json.loads((LAB_CACHE / "v" / "cache" / "lastfailed").read_text())
+    failed = json.loads((lab_cache(lab) / "v" / "cache" / "lastfailed").read_text())
     files = sorted({name.partition("::")[0] for name in failed})
-    print(f"   {LOST.read_text()}   once more: {' '.join(files)}", flush=True)
-    LOST.unlink()
+    print(f"   {lost.read_text()}   once more: {' '.join(files)}", flush=True)
+    lost.unlink()
     return [tool("pytest"), "-q", *files]
 
 
-def lab_step(*arguments: str) -> Step:
-    """Return the tests on the lab of two hosts."""
-    LOST.unlink(missing_ok=True)
-    options = [f"--ignore={ODD}", "--durations=40", "--durations-min=10"]
-    options += ["-o", f"cache_dir={LAB_CACHE}"]
-    step = pytest_step("tests on the lab", "tests/lab", *options, *arguments)
-    return replace(step, patience=LAB_PATIENCE, labs=("test",), again=lab_again)
+def lab_step(title: str, lab: str, *arguments: str) -> Step:
+    """Return tests that raise a lab of this name; others may have theirs beside it."""
+    lost_guests(lab).unlink(missing_ok=True)
+    options = ["--durations=25", "--durations-min=10", "-o", f"cache_dir={lab_cache(lab)}"]
+    return replace(
+        pytest_step(title, *arguments, *options),
+        quiet=True,
+        environment=(("LAB", lab),),
+        patience=LAB_PATIENCE,
+        labs=(lab,),
+        again=partial(lab_again, lab),
+    )
+
+
+def lab_lanes(arguments: Sequence[str]) -> list[Lane]:
+    """Return what runs on hosts of labs: two labs, as one that waits leaves a processor idle."""
+    others = [f"--ignore={path}" for path in (ODD, *HOSTS)]
+    return [
+        [lab_step("guests and what they stand on", "test", "tests/lab", *others, *arguments)],
+        [lab_step("hosts, and faults", "hosts", *HOSTS, *arguments), molecule_step("default")],
+    ]
 
 
 def odd_step(*arguments: str) -> Step:
-    """Return the tests on machines unlike the others, which raise a lab of their own."""
-    step = pytest_step("tests on odd machines", ODD, *arguments)
-    return replace(step, quiet=True, patience=LAB_PATIENCE, labs=("odd",))
+    """Return the tests on machines unlike the others."""
+    return lab_step("odd machines", "odd", ODD, *arguments)
 
 
 def molecule_step(scenario: str) -> Step:
@@ -307,11 +341,11 @@ def test(arguments: Sequence[str]) -> list[list[Lane]]:
     ]
     if os.geteuid() != 0:
         print("== molecule's scenarios: left out, the lab's images are built as root")
-        return [[here], [[lab_step(*arguments), odd_step(*arguments)]]]
+        return [[here], [[odd_step(*arguments)], *lab_lanes(arguments)]]
     # A scenario with one host keeps one processor busy, and so does most of what needs no host.
     here.append(images_step())
     others: Lane = [molecule_step("bare"), odd_step(*arguments)]
-    return [[here, others], [[lab_step(*arguments), molecule_step("default")]]]
+    return [[here, others], lab_lanes(arguments)]
 
 
 def soak(arguments: Sequence[str]) -> list[list[Lane]]:

@@ -26,7 +26,8 @@ if TYPE_CHECKING:
 STANDARD = DESCRIPTIONS / "lab.yml"
 HOSTS = ("kvm1", "kvm2")
 # Read by scripts/check.py, which repeats what failed.
-LOST = REPOSITORY / "build" / "lost-guests"
+LAB = os.environ.get("LAB", "test")
+LOST = REPOSITORY / "build" / f"lost-guests-{LAB}"
 SEED = int(os.environ.get("LAB_SEED", "1"))
 
 
@@ -81,7 +82,7 @@ def pytest_runtest_makereport(
 @pytest.fixture(scope="session")
 def standing_lab() -> Iterator[Lab]:
     """Raise the tests' own lab, beside any other, and take it down in the end."""
-    lab = Lab("test", STANDARD)
+    lab = Lab(LAB, STANDARD)
     lab.down()  # what an interrupted run left
     try:
         lab.up()

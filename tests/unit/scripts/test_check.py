@@ -128,14 +128,13 @@ def test_a_step_is_repeated_only_where_it_says_so(capfd: pytest.CaptureFixture[s
 def test_what_failed_on_the_lab_is_repeated_where_the_emulator_lost_a_guest(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(check, "LOST", tmp_path / "lost")
-    monkeypatch.setattr(check, "LAB_CACHE", tmp_path)
-    assert check.lab_again() is None
-    failed = tmp_path / "v" / "cache" / "lastfailed"
+    monkeypatch.setattr(check, "BUILD", tmp_path)
+    assert check.lab_again("test") is None
+    failed = check.lab_cache("test") / "v" / "cache" / "lastfailed"
     failed.parent.mkdir(parents=True)
     failed.write_text('{"tests/lab/test_b.py::test_x[kvm1]": true, "tests/lab/test_a.py": true}')
-    (tmp_path / "lost").write_text("the emulator lost web of kvm2\n")
-    command = check.lab_again()
+    check.lost_guests("test").write_text("the emulator lost web of kvm2\n")
+    command = check.lab_again("test")
     assert command is not None
     assert command[2:] == ["tests/lab/test_a.py", "tests/lab/test_b.py"]
-    assert check.lab_again() is None, "it is repeated once"
+    assert check.lab_again("test") is None, "it is repeated once"
