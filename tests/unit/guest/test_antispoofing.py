@@ -27,7 +27,7 @@ def there(name, *parameters):
     """Return a guest with one NIC that has this filter."""
     nic = {"mac": MAC, "bridge": "br0"}
     if name:
-        nic |= {"filter": name, "filter_parameters": {"IP": list(parameters)}}
+        nic.update({"filter": name, "filter_parameters": {"IP": list(parameters)}})
     return SimpleNamespace(spec={"nics": [nic]})
 
 
