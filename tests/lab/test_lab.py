@@ -206,4 +206,5 @@ def test_the_command_line_tells_what_there_is(standing_lab: Lab) -> None:
     assert run("ssh", "kvm2", "hostname").stdout.strip() == "kvm2"
     unknown = run("reset", "kvm9")
     assert unknown.returncode == 1
-    assert "no host 'kvm9' in the lab test: it has kvm1, kvm2" in unknown.stderr
+    told = f"no host 'kvm9' in the lab {standing_lab.name}: it has kvm1, kvm2"
+    assert told in unknown.stderr
