@@ -86,7 +86,7 @@ class Site:
             "nics": [{"network": "first", "ip": {"addresses": [f"{ADDRESS}/24"]}}],
             "cloud_init": cloud,
             "fw_cfg": {"opt/com.coreos/config": IGNITION},
-            "wait_for": "agent",
+            "wait_for": "ssh",  # its agent answers before
             "wait_timeout": "450s",
         }
 
@@ -116,8 +116,12 @@ class Site:
         configured = {
             "hosts": "web",
             "become": True,
-            "gather_facts": True,
-            "tasks": [{"name": "Configure it", "ansible.builtin.lineinfile": line}],
+            "gather_facts": False,
+            "tasks": [
+                {"name": "Wait for it", "ansible.builtin.wait_for_connection": {"timeout": 300}},
+                {"name": "Ask what it is", "ansible.builtin.setup": {"gather_subset": "min"}},
+                {"name": "Configure it", "ansible.builtin.lineinfile": line},
+            ],
         }
         return [made, configured]
 
