@@ -304,13 +304,11 @@ def lab_step(title: str, lab: str, *arguments: str) -> Step:
     )
 
 
-def lab_lanes(arguments: Sequence[str]) -> list[Lane]:
-    """Return what runs on hosts of labs: two labs, as one that waits leaves a processor idle."""
+def lab_lanes(arguments: Sequence[str]) -> tuple[Lane, Lane]:
+    """Return the tests on two labs, as one that waits leaves a processor idle."""
     others = [f"--ignore={path}" for path in (ODD, *HOSTS)]
-    return [
-        [lab_step("guests and what they stand on", "test", "tests/lab", *others, *arguments)],
-        [lab_step("hosts, and faults", "hosts", *HOSTS, *arguments), molecule_step("default")],
-    ]
+    guests = lab_step("guests and what they stand on", "test", "tests/lab", *others, *arguments)
+    return [guests], [lab_step("hosts, and faults", "hosts", *HOSTS, *arguments)]
 
 
 def odd_step(*arguments: str) -> Step:
@@ -345,7 +343,8 @@ def test(arguments: Sequence[str]) -> list[list[Lane]]:
     # A scenario with one host keeps one processor busy, and so does most of what needs no host.
     here.append(images_step())
     others: Lane = [molecule_step("bare"), odd_step(*arguments)]
-    return [[here, others], lab_lanes(arguments)]
+    guests, hosts = lab_lanes(arguments)
+    return [[here, others], [guests, [*hosts, molecule_step("default")]]]
 
 
 def soak(arguments: Sequence[str]) -> list[list[Lane]]:

@@ -184,11 +184,14 @@ class Kind(ABC):
         """Make the definition the persistent one, and return libvirt's object."""
 
     def start(self, name: str, asked: Mapping[str, Any]) -> None:
-        """Make it active."""
+        """Make it active; only asked of a kind that starts."""
         raise NotImplementedError
 
     def update_live(self, name: str) -> None:
-        """Bring what libvirt can change at once from the stored definition to the active one."""
+        """Bring what libvirt can change at once from the stored definition to the active one.
+
+        Only asked of what is active.
+        """
         raise NotImplementedError
 
     def restart(self, name: str, asked: Mapping[str, Any]) -> None:

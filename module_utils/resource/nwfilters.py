@@ -96,7 +96,8 @@ class Nwfilters(Kind):
         )
 
     def _fleet(self, name: str, uuid: str) -> str | None:
-        if uuid in (uuid_for(name, self.fleet, self.word), nwfilter.standard_uuid(name)):
+        # The toolkit's own come and go with guests: they are no fleet's to declare or to prune.
+        if uuid == uuid_for(name, self.fleet, self.word):
             return self.fleet
         return self.ledger.fleet_of(self.word, uuid)
 

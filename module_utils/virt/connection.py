@@ -88,6 +88,7 @@ class Connection:
             if error.get_error_code() not in (
                 libvirt.VIR_ERR_NO_DOMAIN,
                 libvirt.VIR_ERR_NO_NETWORK,
+                libvirt.VIR_ERR_NO_NWFILTER,
                 libvirt.VIR_ERR_NO_STORAGE_POOL,
                 libvirt.VIR_ERR_NO_STORAGE_VOL,
             ):

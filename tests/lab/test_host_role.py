@@ -1,6 +1,6 @@
 # Copyright (C) 2026 virtfleet contributors
 # SPDX-License-Identifier: GPL-3.0-or-later
-"""The role kvm_host on both Debians: planned, done, proven by other tools, kept over a reboot."""
+"""The role kvm_host on a Debian: planned, done, proven by other tools, kept over a reboot."""
 
 from __future__ import annotations
 

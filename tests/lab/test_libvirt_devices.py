@@ -1,6 +1,6 @@
 # Copyright (C) 2026 virtfleet contributors
 # SPDX-License-Identifier: GPL-3.0-or-later
-"""Eleven guests unlike each other on a Debian of each kind, with devices of many kinds.
+"""Eleven guests unlike each other with devices of many kinds.
 
 A guest that is only to have its devices stands still: QEMU makes all of them before it waits. So do
 those with UEFI: the emulator that runs the hosts ends (an assertion of its own) when a guest of KVM

@@ -106,6 +106,8 @@ def test_filters_are_declared_and_reach_guests_that_run(
         assert not reaches(host, OTHER)
         assert reaches(host, OWN)
         assert host.run(f"sudo ping -c 1 -W 2 -I {SHUNNED} {OWN}", check=False).returncode
+    pruned = ansible.plays(filters(QUIET), kvm_network_filters_prune=True)
+    assert pruned.changed() == {}, "the toolkit's own stay with the guests"
     loud = {**QUIET, "rules": QUIET["rules"][1:]}
     ansible.plays(filters(loud))
     for host in hosts:

@@ -1,6 +1,6 @@
 # Copyright (C) 2026 virtfleet contributors
 # SPDX-License-Identifier: GPL-3.0-or-later
-"""Guests of the libvirt engine under KVM, on both Debians: what virsh says and what they say."""
+"""Guests of the libvirt engine under KVM, on a Debian: what virsh says and what they say."""
 
 from __future__ import annotations
 
