@@ -264,7 +264,7 @@ def lab_module(topic: str) -> str:
 
 
 ODD = lab_module("odd_machines")
-_OF_HOSTS = "host_role network_role storage_role ioctl_guests lab preflight faults"
+_OF_HOSTS = "host_role network_role storage_role ioctl_guests images lab preflight faults"
 HOSTS = [lab_module(topic) for topic in _OF_HOSTS.split()]
 
 

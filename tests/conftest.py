@@ -54,7 +54,7 @@ def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item
     What is sampled runs in the soak too, as a whole there.
     """
     soak = config.getoption("--soak")
-    in_soak = {"soak", "sampled"}
+    in_soak = {"soak", "sampled", "one_of", "module_of"}
     chosen = [
         item
         for item in items

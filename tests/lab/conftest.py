@@ -5,7 +5,6 @@
 from __future__ import annotations
 
 import os
-import random
 import sys
 from collections.abc import Generator, Iterator
 from pathlib import Path
@@ -16,6 +15,7 @@ sys.path.insert(0, str(Path(__file__).parent))
 
 from typing import TYPE_CHECKING
 
+import sampling
 from asking import lost_guests
 from playing import REPOSITORY, Ansible
 from virtlab.lab import DESCRIPTIONS, Lab
@@ -24,37 +24,26 @@ if TYPE_CHECKING:
     from virtlab.host import Host
 
 STANDARD = DESCRIPTIONS / "lab.yml"
-HOSTS = ("kvm1", "kvm2")
 # Read by scripts/check.py, which repeats what failed.
 LAB = os.environ.get("LAB", "test")
 LOST = REPOSITORY / "build" / f"lost-guests-{LAB}"
-SEED = int(os.environ.get("LAB_SEED", "1"))
+SEED = sampling.seed()
 
 
 def pytest_report_header() -> str:
     """Say what the sample is, so that it can be had again."""
-    return f"lab: LAB_SEED={SEED} chooses a host where one proves as much as both"
-
-
-def sample(node: pytest.Item) -> tuple[str, ...]:
-    """Return the names of the hosts that a module of tests works on."""
-    if node.config.getoption("--soak") or not node.get_closest_marker("sampled"):
-        return HOSTS
-    return (random.Random(f"{SEED} {node.path.stem}").choice(HOSTS),)
+    return f"lab: LAB_SEED={SEED} chooses what of the long tests is made"
 
 
 def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item]) -> None:
     """Mark what stands here, skip it where images cannot be built, and take the sample."""
     here = Path(__file__).parent
-    left = []
-    for item in items:
-        if here in item.path.parents:
-            item.add_marker(pytest.mark.lab)
-            if os.geteuid() != 0:
-                item.add_marker(pytest.mark.skip(reason="the lab's images are built as root"))
-            named = item.callspec.params.get("host") if hasattr(item, "callspec") else None
-            if named and named not in sample(item):
-                left.append(item)
+    ours = [item for item in items if here in item.path.parents]
+    for item in ours:
+        item.add_marker(pytest.mark.lab)
+        if os.geteuid() != 0:
+            item.add_marker(pytest.mark.skip(reason="the lab's images are built as root"))
+    left = sampling.left_out(ours, SEED)
     if left:
         config.hook.pytest_deselected(items=left)
         items[:] = [item for item in items if item not in left]
@@ -102,7 +91,7 @@ def lab(standing_lab: Lab) -> Iterator[Lab]:
 @pytest.fixture(scope="module")
 def hosts(request: pytest.FixtureRequest, lab: Lab) -> list[Host]:
     """Give the hosts that the module works on: both, or one where it is sampled."""
-    return [lab[name] for name in sample(request.node)]
+    return [lab[name] for name in sampling.hosts(request.node, SEED)]
 
 
 @pytest.fixture(scope="module")
@@ -130,7 +119,7 @@ def kvm2(lab: Lab) -> Host:
     return lab["kvm2"]
 
 
-@pytest.fixture(params=HOSTS)
+@pytest.fixture(params=sampling.HOSTS)
 def host(request: pytest.FixtureRequest, lab: Lab) -> Host:
     """Give each host in turn."""
     return lab[request.param]

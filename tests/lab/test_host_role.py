@@ -199,6 +199,7 @@ def test_no_reboot_ends_a_guest_unasked(ansible: Ansible, done: Run, hosts: list
         assert host.out(f"systemctl is-active {UNITS}").split() == ["active", "active"]
 
 
+@pytest.mark.one_of("a reboot")
 def test_a_reboot_is_made_when_it_is_needed_and_allowed(
     ansible: Ansible, done: Run, hosts: list[Host]
 ) -> None:

@@ -211,7 +211,7 @@ def test_bad_input_is_told_at_once_and_nothing_is_touched(
     assert seen(some) == before
 
 
-@pytest.mark.soak
+@pytest.mark.one_of("a reboot")
 def test_they_are_back_after_a_reboot(done: Run, some: Host) -> None:
     del done
     some.reboot()

@@ -15,6 +15,8 @@ if TYPE_CHECKING:
     from virtlab.host import Host
     from virtlab.lab import Lab
 
+pytestmark = pytest.mark.module_of("libvirt")
+
 FAR: dict[str, Any] = {"name": "far", "accel": "tcg", "memory": "64MiB", "vcpus": 1}
 MANY = 60
 AFTER = 3  # guests that are defined when libvirt ends
@@ -61,6 +63,7 @@ def guests(ansible: Ansible, uri: str, *specs: dict[str, Any], **how: Any) -> Ru
     return ansible.plays([play], *arguments, **how)
 
 
+@pytest.mark.one_of("a transport")
 @pytest.mark.parametrize("uri", ["qemu+ssh://root@kvm2/system", "qemu+tls://kvm2/system"])
 def test_guests_of_another_host_are_made_and_go(ansible: Ansible, reachable: Lab, uri: str) -> None:
     kvm1, kvm2 = reachable["kvm1"], reachable["kvm2"]

@@ -15,7 +15,7 @@ if TYPE_CHECKING:
     from playing import Ansible, Run
     from virtlab.lab import Lab
 
-pytestmark = pytest.mark.sampled
+pytestmark = [pytest.mark.sampled, pytest.mark.module_of("a role")]
 
 # Debian 12 is set up with ifupdown here, Debian 13 with systemd-networkd.
 INTERFACES: list[dict[str, Any]] = [
@@ -196,6 +196,7 @@ def test_bad_input_is_refused_before_anything_is_touched(
     assert (network(some), files(some)) == before
 
 
+@pytest.mark.one_of("a reboot")
 def test_a_reboot_keeps_the_network(ansible: Ansible, done: Run, hosts: list[Host]) -> None:
     del done
     hosts = list(hosts)

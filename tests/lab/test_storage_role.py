@@ -13,6 +13,8 @@ if TYPE_CHECKING:
     from playing import Ansible, Run
     from virtlab.host import Host
 
+pytestmark = pytest.mark.module_of("a role")
+
 SERVER = "10.77.0.12"
 SMB_SECRET, CHAP_SECRET = "smb-p4ssw0rd-smb", "chap-p4ssw0rd"
 TARGET = "iqn.2026-01.org.example:guests"
@@ -178,6 +180,7 @@ def test_a_wrong_chap_secret_is_said_without_it(ansible: Ansible, done: Run) -> 
     assert "another-secret" not in run.output
 
 
+@pytest.mark.one_of("a reboot")
 def test_everything_is_back_after_a_reboot(ansible: Ansible, done: Run, kvm1: Host) -> None:
     del done
     kvm1.reboot()

@@ -288,12 +288,15 @@ class Host:
         status = "on" if seconds else "off"
         qmp.call(self.monitor, "qom-set", path=path, property="status", value=status)
 
-    def fill_disk(self, path: str = "/", leave: int = 0) -> None:
-        """Fill the file system at ``path`` but for ``leave`` bytes (file .virtlab-full there)."""
+    def fill_disk(self, path: str = "/") -> None:
+        """Fill the file system at ``path`` (file .virtlab-full there), what root has kept too."""
         target = f"{path.rstrip('/')}/.virtlab-full"
+        # The most of it only by name, as an emulated machine writes gigabytes slowly; the rest
+        # byte by byte, as the file system needs some of it to note where the file lies.
         self.run(
-            f"sudo sh -c 'n=$(df --output=avail -B1 {path} | tail -1);"
-            f" fallocate -l $((n - {leave})) {target} || cat /dev/zero > {target} || true'",
+            f"sudo sh -c 'free=$(( $(stat -f -c %f*%S {path}) )); rest=$((64 << 20));"
+            f" [ $free -le $rest ] || fallocate -l $((free - rest)) {target};"
+            f" cat /dev/zero >> {target}'",
             check=False,
         )
 

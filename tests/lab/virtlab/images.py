@@ -6,7 +6,9 @@ from __future__ import annotations
 
 import fcntl
 import os
+import re
 import shutil
+import subprocess
 import time
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager, suppress
@@ -57,9 +59,24 @@ def _ensure(recipe: Recipe) -> Path:
     with alone(f"{recipe.release}-{recipe.kind}"):
         if not folder.exists():
             with step(f"building the image {recipe.name} ({len(recipe.packages)} packages)"):
+                remove(folder.with_name(f"{folder.name}.part"))
                 build(recipe, folder)
             forget_unused(folder.parent)
     return folder
+
+
+def remove(folder: Path) -> None:
+    """Remove a folder, and first what a build that was killed left mounted in it.
+
+    Raises CalledProcessError where a mount stays: through it this machine's own would be removed.
+    """
+    for line in reversed(Path("/proc/self/mounts").read_text().splitlines()):
+        # Spaces and the like stand there as octal numbers, proc_pid_mounts(5) and getmntent(3).
+        target = Path(re.sub(r"\\([0-7]{3})", lambda found: chr(int(found[1], 8)), line.split()[1]))
+        if folder.resolve() in target.parents:
+            command = ["umount", str(target)]
+            subprocess.run(command, check=True, capture_output=True)
+    shutil.rmtree(folder, ignore_errors=True)
 
 
 def forget_unused(folder: Path) -> None:
@@ -68,4 +85,4 @@ def forget_unused(folder: Path) -> None:
         for path in folder.iterdir():
             if path.is_dir() and time.time() - path.stat().st_mtime > _KEPT:
                 say(f"removing {path.name}, which nothing has used for long")
-                shutil.rmtree(path, ignore_errors=True)
+                remove(path)

@@ -98,7 +98,8 @@ Description=What makes this host of the lab itself
 DefaultDependencies=no
 ConditionPathExists=!/etc/virtlab-identity
 After=systemd-remount-fs.service systemd-tmpfiles-setup-dev.service
-Before=network-pre.target networking.service systemd-networkd.service ssh.service sysinit.target
+Before=network-pre.target ifupdown-pre.service networking.service systemd-networkd.service
+Before=ssh.service sysinit.target
 Wants=network-pre.target
 
 [Service]
@@ -111,8 +112,12 @@ WantedBy=sysinit.target
 # Without tsc=reliable Debian 12 takes the HPET as its clock, whose every reading leaves the
 # emulated CPU. Retpolines and return thunks, of no use here, cost it half of its speed. And code
 # at a new address is new code to QEMU, which translates a program that has moved all over again.
-# Behind the emulated IOMMU an NVMe times out for a minute where its memory is translated.
-CMDLINE = "console=ttyS0 tsc=reliable mitigations=off norandmaps iommu.passthrough=1"
+# Behind the emulated IOMMU an NVMe times out for a minute where its memory is translated. And
+# who continues from a snapshot, or waits for a processor, has not hung: systemd kills no service.
+CMDLINE = (
+    "console=ttyS0 tsc=reliable mitigations=off norandmaps iommu.passthrough=1"
+    " systemd.service_watchdogs=0"
+)
 _GRUB = """\
 GRUB_DEFAULT=0
 GRUB_TIMEOUT=0
