@@ -28,6 +28,11 @@ options:
         (V(path) and V(format)).
       - V(state) is V(present) or V(absent), V(wipe) overwrites it before it goes. V(adopt) takes
         over one that is there.
+      - V(upload) fills a new one with a file of this host (V(path), and V(checksum) if it shall be
+        verified); without a V(size) it is as large as what is in the file. V(download) is a file
+        of this host that what is in the volume is brought into, where that file is not there yet.
+        Both go over libvirt's streams, holes stay holes, and how far they are stands in the host's
+        log under C(ansible-kvm_volumes).
     type: list
     elements: dict
     default: []
@@ -76,6 +81,16 @@ EXAMPLES = r"""
         name: db01-copy.qcow2
         from: db01.qcow2
 
+- name: Have a disk that begins as what a file has
+  kvm_volumes:
+    volumes:
+      - pool: data
+        name: appliance.qcow2
+        size: 40GiB
+        upload:
+          path: /srv/transfer/appliance.qcow2
+          checksum: sha256:9f86d081884c7d659a2feaa0c55ad015a3bf4f1b2b0b822cd15d6c15b0f00a08
+
 - name: Remove the copy
   kvm_volumes:
     volumes:
@@ -104,7 +119,8 @@ actions:
       type: str
       sample: volume/data/db01.qcow2
     action:
-      description: V(create), V(grow), V(adopt) or V(delete).
+      description: V(create), V(grow), V(adopt), V(update) (its content is sent or brought) or
+        V(delete).
       type: str
     host:
       description: The host that carries it out.
@@ -150,6 +166,10 @@ volumes:
     path:
       description: Where the host has it.
       type: str
+    checksum:
+      description: The checksum of what this call has sent to it or brought from it.
+      type: str
+      sample: sha256:9f86d081884c7d659a2feaa0c55ad015a3bf4f1b2b0b822cd15d6c15b0f00a08
     owned:
       description: Whether this toolkit made it or took it over.
       type: bool
@@ -184,7 +204,7 @@ def main() -> None:
     )
     try:
         outcome = converge_resources(
-            "volumes", module.params, module.run_command, module.check_mode
+            "volumes", module.params, module.run_command, module.check_mode, module.log
         )
     except VirtfleetError as error:
         module.fail_json(msg=str(error), **error.data)

@@ -100,9 +100,16 @@ def _connect(options: Mapping[str, Any], *, optional: bool) -> Any:
 
 
 def converge_resources(
-    plural: str, options: Mapping[str, Any], run: Run, check_mode: bool
+    plural: str,
+    options: Mapping[str, Any],
+    run: Run,
+    check_mode: bool,
+    say: Callable[[str], None] | None = None,
 ) -> dict[str, Any]:
-    """Carry out the module of one kind with its options; see `run.converge` for what it raises."""
+    """Carry out the module of one kind with its options; see `run.converge` for what it raises.
+
+    ``say`` takes lines that tell how far long work is.
+    """
     entries = options[plural]
     gone = all(isinstance(one, Mapping) and one.get("state") == ABSENT for one in entries)
     connection = _connect(options, optional=check_mode or gone)
@@ -112,7 +119,9 @@ def converge_resources(
         if plural == "secrets":
             return _secrets(connection, options, layout, host, check_mode=check_mode)
         if plural == "volumes":
-            return _volumes(connection, options, run, layout, host, check_mode=check_mode)
+            local = options["uri"].startswith("qemu:///")
+            given = (run if local else None, say)
+            return _volumes(connection, options, given, layout, host, check_mode=check_mode)
         kind = _KINDS[plural](connection, options, run, layout)
         wish = Wish(entries, host, fleet=options["fleet"], prune=options["prune"])
         return converge(kind, layout, wish, check_mode=check_mode)
@@ -138,7 +147,7 @@ def _secrets(
 def _volumes(
     connection: Any,
     options: Mapping[str, Any],
-    run: Run,
+    given: tuple[Run | None, Callable[[str], None] | None],
     layout: Layout,
     host: str,
     *,
@@ -149,7 +158,6 @@ def _volumes(
     from .volumes import Volumes
     from .volumes import converge as converge_volumes
 
-    local = options["uri"].startswith("qemu:///")
-    volumes = Volumes(connection, options["fleet"], Ledger(layout), run if local else None)
+    volumes = Volumes(connection, options["fleet"], Ledger(layout), *given)
     with told(connection):
         return converge_volumes(volumes, layout, options["volumes"], host, check_mode=check_mode)

@@ -1,309 +1,104 @@
 # Copyright (C) 2026 virtfleet contributors
 # SPDX-License-Identifier: GPL-3.0-or-later
-"""Volumes: made, cloned, stood on others, grown and removed, one after the other in each pool.
+"""Volumes: made, cloned, filled, brought, grown and removed, one after the other in each pool.
 
 libvirt refuses a pool two things at once, so pools are worked on side by side and volumes are not.
 A volume bears no mark: what this toolkit made stands in the host's ledger by its key, from before
-it is made, so that a run that is killed leaves none that is nobody's.
+it is made, so that a run that is killed leaves none that is nobody's. While a file is written into
+a volume that stands there too, so that what was cut off is not taken for whole.
 """
 
 from __future__ import annotations
 
 import os
-import re
 from concurrent.futures import ThreadPoolExecutor
-from dataclasses import dataclass, field
-from typing import TYPE_CHECKING, Any, Iterable, Iterator, Mapping, Sequence
+from contextlib import suppress
+from typing import TYPE_CHECKING, Any, Callable, Iterable, Iterator, Mapping, Sequence
 
-from ..converge.action import NOW, Action, Blocked, Change, Plan, differs
-from ..converge.compare import leaves
-from ..converge.errors import InputError, Problem, VirtfleetError, shown, unknown
+from ..converge.errors import InputError, Problem, VirtfleetError, shown
 from ..converge.lock import exclusive, holder
 from ..converge.result import accept, result, summary
+from ..image.store import look
 from ..kvm.layout import make_folder
-from ..units import UnitError, parse_size
+from ..units import format_size, parse_size
 from ..virt import volume
 from ..virt.document import Document, Fresh, insert, tree
-from ..virt.fields import Edits, check_fields, patch_fields, read_fields
+from ..virt.fields import Edits, patch_fields, read_fields
+from .content import Streams
+from .volume_plan import (
+    ABSENT,
+    FILES,
+    PRESENT,
+    Observation,
+    Seen,
+    concerns_users,
+    plan,
+    read,
+    size_of,
+)
 
 if TYPE_CHECKING:
+    from ..converge.action import Action, Plan
     from ..kvm.layout import Layout
     from ..virt.connection import Connection
     from .ledger import Ledger
+    from .volume_plan import Content, Declared
 
-PRESENT, ABSENT = "present", "absent"
-_ASKED = ("pool", "name", "state", "from", "preallocate", "wipe", "adopt")
-_NAME = re.compile(r"[^/\s][^/]{0,254}")
-_PREALLOCATE = ("metadata", "full")
 _WORKERS = 4  # pools at once
-# Pools that give a volume no less than was asked for, and often more: whole extents.
-_ROUNDED = ("logical", "disk", "zfs", "rbd")
-_GROWING = ("dir", "fs", "netfs", "gluster", "rbd", "logical")
-_FILES = ("dir", "fs", "netfs", "gluster")  # where a new volume is qcow2 unless stated
+_FILLING = "volume being filled"  # in the ledger
 
 
-@dataclass(frozen=True)
-class Declared:
-    """One volume as the user wants it."""
-
-    pool: str
-    name: str
-    where: str
-    state: str = PRESENT
-    stated: Mapping[str, Any] = field(default_factory=dict)
-    source: str | None = None  # the volume that it is a copy of
-    preallocate: str | None = None
-    wipe: bool = False
-    adopt: bool = False
-
-    @property
-    def object(self) -> str:
-        """Its name in actions."""
-        return f"{self.pool}/{self.name}"
-
-
-@dataclass(frozen=True, eq=False, repr=False)
-class Seen:
-    """A volume that is there; ``size`` in bytes, ``key`` what libvirt tells it by."""
-
-    key: str
-    path: str
-    size: int
-    spec: Mapping[str, Any]
-    fleet: str | None = None  # whose it is, None where it is nobody's
-
-    def to_dict(self, one: Declared) -> dict[str, Any]:
-        """Return plain values."""
-        spec = dict(self.spec)
-        owned = {"owned": self.fleet is not None, "fleet": self.fleet or ""}
-        return {"pool": one.pool, "name": one.name, "path": self.path, "spec": spec, **owned}
+def _of_files(one: Declared, seen: Observation) -> Iterator[Problem]:
+    """Yield what is wrong with the files that a volume is filled with and brought into."""
+    there = seen.volumes.get(one.object)
+    if one.upload is not None and (there is None or there.unfinished):
+        where = f"{one.where}.upload.path"
+        kind, form = seen.pools.get(one.pool, ""), one.stated.get("format", "raw")
+        if kind not in FILES and form != "raw":
+            yield Problem(f"{one.where}.format", f"raw in a pool of type {kind}", shown(form))
+        if not os.path.isfile(one.upload.path):
+            yield Problem(where, "a file that is there", shown(one.upload.path))
+        elif kind in FILES:
+            try:
+                found = _content(one)["format"]
+            except VirtfleetError as error:
+                yield Problem(where, "an image that can be used", str(error))
+                return
+            if found != one.stated.get("format", found):
+                expected = f"a file that is {one.stated['format']}"
+                yield Problem(where, expected, f"one that is {found}")
+    if one.download is not None and one.download not in seen.brought:
+        folder = os.path.dirname(one.download)
+        if not os.path.isdir(folder):
+            yield Problem(f"{one.where}.download", "a folder that is there", shown(folder))
 
 
-@dataclass(frozen=True, eq=False, repr=False)
-class Observation:
-    """What planning knows: the types of active pools, volumes, and what stands on each path.
+def _content(one: Declared) -> dict[str, Any]:
+    """Return format and size in bytes of what a volume is filled with.
 
-    ``running`` are those of the users that run.
+    A file that shall be raw is not asked what it is: a guest may have written there.
     """
-
-    pools: Mapping[str, str]
-    volumes: Mapping[str, Seen]
-    users: Mapping[str, Sequence[str]] = field(default_factory=dict)
-    running: Mapping[str, Sequence[str]] = field(default_factory=dict)
-
-
-class _Reader:
-    """Reads entries, collecting what is wrong with them."""
-
-    def __init__(self) -> None:
-        self.problems: list[Problem] = []
-
-    def word(self, entry: Mapping[Any, Any], key: str, where: str) -> str | None:
-        value = entry.get(key)
-        if isinstance(value, str) and _NAME.fullmatch(value) and value.isprintable():
-            return value
-        expected = f"the name of a {'pool' if key == 'pool' else 'volume'}"
-        self.problems.append(Problem(f"{where}.{key}", expected, shown(value)))
-        return None
-
-    def flag(self, entry: Mapping[Any, Any], key: str, where: str) -> bool:
-        value = entry.get(key, False)
-        if not isinstance(value, bool):
-            self.problems.append(Problem(f"{where}.{key}", "true or false", shown(value)))
-        return value is True
-
-    def entry(self, where: str, entry: object) -> Declared | None:
-        if not isinstance(entry, Mapping):
-            self.problems.append(Problem(where, "a mapping that describes a volume", shown(entry)))
-            return None
-        pool, name = self.word(entry, "pool", where), self.word(entry, "name", where)
-        known = (*_ASKED, *volume.KEYS)
-        for key in entry:
-            if key not in known:
-                text = key if isinstance(key, str) and key.isprintable() else shown(key)
-                self.problems.append(unknown(f"{where}.{text[:64]}", key, "a known key", known))
-        state = entry.get("state", PRESENT)
-        if state not in (PRESENT, ABSENT):
-            self.problems.append(unknown(f"{where}.state", state, "a state", (PRESENT, ABSENT)))
-        preallocate = entry.get("preallocate")
-        if preallocate is not None and preallocate not in _PREALLOCATE:
-            problem = unknown(f"{where}.preallocate", preallocate, "a word", _PREALLOCATE)
-            self.problems.append(problem)
-        count = len(self.problems)
-        rest = {key: value for key, value in entry.items() if key in volume.KEYS}
-        stated = check_fields(volume.FIELDS, rest, where, self.problems)
-        source = None if entry.get("from") is None else self.word(entry, "from", where)
-        wipe, adopt = self.flag(entry, "wipe", where), self.flag(entry, "adopt", where)
-        if len(self.problems) == count:
-            self.problems += volume.contradictions(stated, where)
-            for key, what in (("backing", "backing to stand on"), ("encryption", "encryption")):
-                if source is not None and stated.get(key):
-                    self.problems.append(Problem(f"{where}.from", f"a copy, or {what}", "both"))
-        if pool is None or name is None:
-            return None
-        return Declared(
-            pool, name, where, str(state), stated, source, preallocate, wipe=wipe, adopt=adopt
-        )
-
-
-def read(entries: Sequence[object]) -> list[Declared]:
-    """Return what the list declares; InputError with every problem in it."""
-    reader = _Reader()
-    declared: list[Declared] = []
-    first: dict[str, str] = {}
-    for number, entry in enumerate(entries):
-        one = reader.entry(f"volumes[{number}]", entry)
-        if one is None:
-            continue
-        if one.object in first:
-            found = f"{one.object}, which {first[one.object]} is already"
-            reader.problems.append(Problem(f"{one.where}.name", "a volume of its own", found))
-        first.setdefault(one.object, one.where)
-        declared.append(one)
-    if reader.problems:
-        raise InputError(reader.problems)
-    return declared
-
-
-class _Planner:
-    """Plans volume by volume. Pure."""
-
-    def __init__(self, host: str, fleet: str, seen: Observation) -> None:
-        self.host = host
-        self.fleet = fleet
-        self.seen = seen
-        self.actions: list[Action] = []
-        self.blocked: list[Blocked] = []
-
-    def act(
-        self,
-        step: int,
-        one: Declared,
-        action: str,
-        reason: str,
-        changes: Iterable[Change] = (),
-        *,
-        destructive: bool = False,
-    ) -> None:
-        made = Action(
-            step,
-            f"volume/{one.object}",
-            action,
-            self.host,
-            NOW,
-            reason,
-            tuple(changes),
-            destructive=destructive,
-        )
-        self.actions.append(made)
-
-    def block(self, one: Declared, reason: str, remedy: str) -> None:
-        self.blocked.append(Blocked(f"volume/{one.object}", self.host, reason, remedy))
-
-    def plan(self, one: Declared, going: Mapping[str, Declared]) -> None:
-        seen = self.seen.volumes.get(one.object)
-        if seen is None:
-            if one.state == PRESENT:
-                shown_keys = {**one.stated, **({"from": one.source} if one.source else {})}
-                changes = [Change(path, None, value) for path, value in leaves(shown_keys)]
-                self.act(1, one, "create", "it is not there", changes)
-        elif seen.fleet is None and not (one.adopt and one.state == PRESENT):
-            remedy = "state adopt: true to take it over as it is, or choose another name"
-            self.block(one, "it was not made by this toolkit", remedy)
-        elif seen.fleet not in (None, self.fleet):
-            self.block(one, f"it belongs to the fleet {seen.fleet!r}", "choose another name")
-        elif one.state == ABSENT:
-            self.remove(one, seen, going)
-        else:
-            self.settle(one, seen)
-
-    def remove(self, one: Declared, seen: Seen, going: Mapping[str, Declared]) -> None:
-        users = [user for user in self.seen.users.get(seen.path, ()) if user not in going]
-        if users:
-            reason = f"declared absent, and these have it or stand on it: {', '.join(users)}"
-            self.block(one, reason, "remove those first, or in the same run")
-            return
-        changes = [Change(path, value, None) for path, value in leaves(dict(seen.spec))]
-        self.act(2, one, "delete", "declared absent", changes, destructive=True)
-
-    def settle(self, one: Declared, seen: Seen) -> None:
-        nature = [
-            Change(path, before, after) for path, before, after in _nature(one.stated, seen.spec)
-        ]
-        if nature:
-            remedy = "remove the volume first, with what is in it, or state what it is"
-            self.block(one, f"{differs(nature)}, which only a new volume can have", remedy)
-            return
-        if seen.fleet is None:
-            self.act(1, one, "adopt", "it is not ours yet, and that is asked for")
-        size = _bytes(one.stated.get("size"))
-        if size is None or size == seen.size:
-            return
-        rounded = self.seen.pools.get(one.pool) in _ROUNDED
-        if size < seen.size:
-            if not rounded:
-                reason = f"size: {seen.spec.get('size')} would shrink to {one.stated['size']}"
-                self.block(one, reason, "state at least that: a volume is never made smaller")
-            return
-        kind = self.seen.pools.get(one.pool, "")
-        if kind not in _GROWING:
-            reason = f"size differs, and no volume of a pool of type {kind} can be made larger"
-            self.block(one, reason, "make a new volume, and copy what is in this one")
-            return
-        running = self.seen.running.get(seen.path, ())
-        if running:
-            reason = f"size differs, and a guest runs on it: {', '.join(running)}"
-            self.block(one, reason, "grow it as the guest's disk, or stop the guest first")
-            return
-        change = Change("size", seen.spec.get("size"), one.stated["size"])
-        self.act(1, one, "grow", "size differs", [change])
-
-
-def _bytes(text: Any) -> int | None:
-    try:
-        return None if text is None else parse_size(text)
-    except UnitError:
-        return None
-
-
-def _concerns_users(one: Declared, seen: Seen | None) -> bool:
-    """Return whether it matters what stands on a volume: it shall go, or become larger."""
-    if seen is None:
-        return False
-    return one.state == ABSENT or (_bytes(one.stated.get("size")) or 0) > seen.size
-
-
-def _nature(stated: Mapping[str, Any], found: Mapping[str, Any]) -> Iterator[tuple[str, Any, Any]]:
-    """Yield what differs of what a volume is. What libvirt does not tell is no difference."""
-    # Which secret opens it libvirt knows only of those that it made itself.
-    if "encryption" in stated and bool(stated["encryption"]) != bool(found.get("encryption")):
-        yield "encryption", found.get("encryption"), stated["encryption"]
-    for key in ("format", "cluster_size", "backing"):
-        if stated.get(key) is None or found.get(key) is None:
-            if key == "backing" and stated.get(key) and found.get("format") == "qcow2":
-                yield key, None, stated[key]
-            continue
-        want, have = stated[key], found[key]
-        if key == "backing":
-            want, have = want.get("path"), have.get("path")
-        if want != have:
-            yield key, have, want
-
-
-def plan(declared: Sequence[Declared], host: str, fleet: str, seen: Observation) -> Plan:
-    """Return what has to be done for volumes. Pure."""
-    planner = _Planner(host, fleet, seen)
-    going = {f"volume/{one.object}": one for one in declared if one.state == ABSENT}
-    for one in declared:
-        planner.plan(one, going)
-    return Plan.of(planner.actions, (), planner.blocked)
+    if one.upload is None:
+        return {}
+    if one.stated.get("format") == "raw":
+        return {"format": "raw", "size": os.path.getsize(one.upload.path)}
+    return look(one.upload.path)
 
 
 class Volumes:
     """The volumes of one host, over one connection."""
 
-    def __init__(self, connection: Connection, fleet: str, ledger: Ledger, run: Any = None) -> None:
+    def __init__(
+        self,
+        connection: Connection,
+        fleet: str,
+        ledger: Ledger,
+        run: Any = None,
+        say: Callable[[str], None] | None = None,
+    ) -> None:
         self.connection = connection
+        self.streams = Streams(connection, say)
+        self.checksums: dict[str, str] = {}  # of what was sent and brought
         self.run = run
         self.libvirt = connection.libvirt
         self.fleet = fleet
@@ -325,9 +120,11 @@ class Volumes:
             seen = self._look(pool, one.name)
             if seen is not None:
                 volumes[one.object] = seen
-        asks = any(_concerns_users(one, volumes.get(one.object)) for one in declared)
+        asks = any(concerns_users(one, volumes.get(one.object)) for one in declared)
         users, running = self._users(pools.values()) if asks else ({}, {})
-        return Observation(types, volumes, users, running)
+        files = {one.download for one in declared if one.download is not None}
+        brought = frozenset(path for path in files if os.path.lexists(path))
+        return Observation(types, volumes, users, running, brought)
 
     def _look(self, pool: Any, name: str) -> Seen | None:
         found = None
@@ -337,8 +134,10 @@ class Volumes:
             return None
         spec = read_fields(tree(found.XMLDesc(0)), volume.FIELDS)
         key = found.key()
-        fleet = self.ledger.fleet_of("volume", key)
-        return Seen(key, found.path(), int(found.info()[1]), spec, fleet)
+        filling = self.ledger.fleet_of(_FILLING, f"{pool.name()}/{name}")
+        fleet = self.ledger.fleet_of("volume", key) or filling
+        size = int(found.info()[1])
+        return Seen(key, found.path(), size, spec, fleet, unfinished=filling is not None)
 
     def _users(self, pools: Iterable[Any]) -> tuple[dict[str, list[str]], dict[str, list[str]]]:
         """Return, by path, the guests and volumes that stand on it, and the guests that run."""
@@ -386,9 +185,12 @@ class Volumes:
                     expected = "a pool that is there and active"
                     yield Problem(f"{one.where}.pool", expected, shown(one.pool), remedy)
                 continue
+            if one.state == PRESENT:
+                yield from _of_files(one, seen)
             if one.state != PRESENT or one.object in seen.volumes:
                 continue
-            if one.source is None and one.stated.get("size") is None:
+            new = one.source is None and one.upload is None
+            if new and one.stated.get("size") is None:
                 yield Problem(f"{one.where}.size", "a size, as it is new", "nothing")
             if one.source is not None and f"{one.pool}/{one.source}" not in made:
                 pool = self.connection.handle.storagePoolLookupByName(one.pool)
@@ -396,16 +198,18 @@ class Volumes:
                     expected = f"a volume of the pool {one.pool}"
                     yield Problem(f"{one.where}.from", expected, shown(one.source))
 
-    def left(self, declared: Sequence[Declared], seen: Observation) -> list[str]:
-        """Return the keys of removed volumes that a run which was killed left in the ledger."""
+    def left(self, declared: Sequence[Declared], seen: Observation) -> list[tuple[str, str]]:
+        """Return what the ledger has of removed volumes since a run was killed: kind and name."""
         found = []
         for one in declared:
             gone = one.state == ABSENT and one.object not in seen.volumes
-            if gone and one.pool in seen.pools:
-                pool = self.connection.handle.storagePoolLookupByName(one.pool)
-                key = self._expected_key(pool, one)
-                if key is not None and self.ledger.fleet_of("volume", key) == self.fleet:
-                    found.append(key)
+            if not gone or one.pool not in seen.pools:
+                continue
+            pool = self.connection.handle.storagePoolLookupByName(one.pool)
+            noted = [("volume", self._expected_key(pool, one)), (_FILLING, one.object)]
+            for kind, name in noted:
+                if name is not None and self.ledger.fleet_of(kind, name) == self.fleet:
+                    found.append((kind, name))
         return found
 
     # What is done.
@@ -445,6 +249,8 @@ class Volumes:
         found = pool.storageVolLookupByName(one.name)
         if action.action == "adopt":
             self.ledger.note("volume", found.key(), self.fleet)
+        elif action.action == "update":
+            self._update(pool, found, one, {change.path for change in action.changes})
         elif action.action == "grow":
             size = parse_size(one.stated["size"])
             if seen.pools.get(one.pool) == "logical":
@@ -458,6 +264,16 @@ class Volumes:
                 found.wipe()
             found.delete()
             self.ledger.note("volume", key, None)
+            self.ledger.note(_FILLING, one.object, None)
+
+    def _update(self, pool: Any, found: Any, one: Declared, paths: set[str]) -> None:
+        """Bring what is in a volume, or fill what was filled in part."""
+        if "download" in paths and one.download is not None:
+            what = f"volume/{one.object} to {one.download}"
+            self.checksums[one.object] = self.streams.bring(found, one.download, what)
+        elif one.upload is not None:
+            self.ledger.note("volume", found.key(), self.fleet)
+            self._fill(pool, found, one, one.upload)
 
     def _extend(self, path: str, size: int) -> None:
         """Make a logical volume larger, which libvirt cannot."""
@@ -478,6 +294,8 @@ class Volumes:
         if one.preallocate == "metadata":
             flags |= libvirt.VIR_STORAGE_VOL_CREATE_PREALLOC_METADATA
         expected = self._expected_key(pool, one)
+        if one.upload is not None:
+            self.ledger.note(_FILLING, one.object, self.fleet)
         if expected is not None:
             self.ledger.note("volume", expected, self.fleet)
         try:
@@ -491,9 +309,31 @@ class Volumes:
             raise
         if made.key() != expected:
             self.ledger.note("volume", made.key(), self.fleet)
-        size = _bytes(one.stated.get("size"))
+        if one.upload is not None:
+            self._fill(pool, made, one, one.upload)
+            return
+        size = size_of(one.stated.get("size"))
         if source is not None and size is not None and int(made.info()[1]) < size:
             made.resize(size)
+
+    def _fill(self, pool: Any, made: Any, one: Declared, content: Content) -> None:
+        """Write a file into a new volume; one that could not be filled does not stay."""
+        what = f"volume/{one.object} from {content.path}"
+        try:
+            done = self.streams.send(made, content.path, content.checksum, what)
+        except (VirtfleetError, self.libvirt.libvirtError):
+            with suppress(self.libvirt.libvirtError):  # else it stays, noted as unfinished
+                made.delete()
+                self.ledger.note("volume", made.key(), None)
+                self.ledger.note(_FILLING, one.object, None)
+            raise
+        self.checksums[one.object] = done
+        pool.refresh()  # what it is and how large stands in what came
+        size = size_of(one.stated.get("size"))
+        made = pool.storageVolLookupByName(one.name)
+        if size is not None and int(made.info()[1]) < size:
+            made.resize(size)
+        self.ledger.note(_FILLING, one.object, None)
 
     @staticmethod
     def _expected_key(pool: Any, one: Declared) -> str | None:
@@ -510,13 +350,18 @@ class Volumes:
             before = read_fields(tree(source), volume.FIELDS)
             keys = {"format": before.get("format"), **keys, "size": before["size"]}
             keys = {key: value for key, value in keys.items() if value is not None}
-        if kind in _FILES:
+        if one.upload is not None:
+            found = _content(one)
+            size = max(found["size"], size_of(keys.get("size")) or 0)
+            keys["size"] = format_size(size)
+            keys.setdefault("format", found["format"])
+        if kind in FILES:
             keys.setdefault("format", "qcow2")
         if keys.get("format") == "qcow2":
             keys.setdefault("compat", "1.1")  # libvirt's own default is from before 2011
         if one.preallocate == "full":
             keys.setdefault("allocation", keys["size"])
-        elif keys.get("format", "raw") == "raw" and kind in _FILES:
+        elif keys.get("format", "raw") == "raw" and kind in FILES:
             keys.setdefault("allocation", "0B")
         patch_fields(document.root, volume.FIELDS, keys, Edits(document.root, keys), "")
         if document.root.find("target") is None:
@@ -550,8 +395,8 @@ def converge(
         make_folder(layout.state)
         with exclusive(os.path.join(layout.state, "lock"), holder("kvm_volumes")):
             seen = volumes.observe(declared)
-            for key in volumes.left(declared, seen):
-                volumes.ledger.note("volume", key, None)
+            for kind, name in volumes.left(declared, seen):
+                volumes.ledger.note(kind, name, None)
             planned = plan(declared, host, volumes.fleet, seen)
             failed = _apply(volumes, planned, declared, seen)
         lost = {action.id for action, _ in failed}
@@ -563,7 +408,10 @@ def converge(
         planned.pending,
         planned.blocked,
         msg=summary(done),
-        volumes=[found.to_dict(one) for one, found in there],
+        volumes=[
+            {**found.to_dict(one), "checksum": volumes.checksums.get(one.object)}
+            for one, found in there
+        ],
     )
     return accept(outcome, failed)
 

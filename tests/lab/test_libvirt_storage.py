@@ -239,6 +239,45 @@ def test_volumes_are_made_grown_and_removed(ansible: Ansible, done: Run, kvm1: H
         assert not any(volume["name"] in left for volume in VOLUMES)
 
 
+def test_what_is_in_a_volume_is_sent_and_brought(ansible: Ansible, done: Run, kvm1: Host) -> None:
+    """Into a folder and a volume group, from a file with holes, and out of the latter again."""
+    del done
+    kvm1.run(
+        "head -c 2M /dev/urandom > /tmp/raw.img && truncate -s 12M /tmp/raw.img"
+        " && qemu-img convert -O qcow2 /tmp/raw.img /tmp/whole.qcow2"
+    )
+    sums = [kvm1.out(f"sha256sum /tmp/{name}").split()[0] for name in ("raw.img", "whole.qcow2")]
+    raw = {"path": "/tmp/raw.img", "checksum": f"sha256:{sums[0]}"}
+    logical = {"pool": "volumes", "name": "sent", "format": "raw", "upload": raw}
+    file = {
+        "pool": "folder",
+        "name": "sent.qcow2",
+        "size": "16MiB",
+        "upload": {"path": "/tmp/whole.qcow2"},
+    }
+    wrong = {**file, "name": "wrong", "upload": {**file["upload"], "checksum": "0" * 64}}
+    refused = ansible.plays(of_volumes(logical, file, wrong), status=2)
+    assert "expected sha256:0000" in "\n".join(refused.messages("kvm1"))
+    assert "sent.qcow2" in virsh(kvm1, "vol-list folder")
+    assert "wrong" not in virsh(kvm1, "vol-list folder")
+    kvm1.run("sudo cmp --bytes 12582912 /tmp/raw.img /dev/vg0/sent")
+    info = json.loads(kvm1.out("sudo qemu-img info --output json /srv/folder/sent.qcow2"))
+    assert (info["format"], info["virtual-size"]) == ("qcow2", 16 << 20)
+    kvm1.run("sudo qemu-img compare /tmp/raw.img /srv/folder/sent.qcow2")
+    brought = {**logical, "download": "/srv/folder/brought.img"}
+    run = ansible.plays(of_volumes(brought, file))
+    assert verbs(run, "kvm_volumes") == ["volume/volumes/sent update now"]
+    found = kvm1.out("sudo sha256sum /srv/folder/brought.img").split()[0]
+    assert [v["checksum"] for v in run.of("kvm_volumes", "kvm1")["volumes"]] == [
+        f"sha256:{found}",
+        None,
+    ]
+    kvm1.run("sudo cmp --bytes 12582912 /tmp/raw.img /srv/folder/brought.img")
+    assert ansible.plays(of_volumes(brought, file)).changed() == {}
+    ansible.plays(of_volumes(logical, file, state="absent"))
+    kvm1.run("sudo rm /srv/folder/brought.img")
+
+
 def test_a_second_run_changes_nothing(ansible: Ansible, done: Run) -> None:
     del done
     run = ansible.plays(of_pools(*POOLS), "--diff")
@@ -289,6 +328,7 @@ def test_a_disk_with_data_is_never_built_over(ansible: Ansible, served: Host) ->
     assert "precious" in kvm2.out(f"sudo blkid {DISK1}")
 
 
+@pytest.mark.one_of("a reboot")
 def test_all_of_it_is_back_after_a_reboot(done: Run, kvm1: Host) -> None:
     del done
     kvm1.reboot()

@@ -24,7 +24,7 @@ BELOW: dict[str, set[str]] = {
     "virt": {"converge"},
     "seed": {"converge"},
     "guest": {"image", "seed", "kvm", "virt", "converge"},
-    "resource": {"kvm", "virt", "converge"},
+    "resource": {"image", "kvm", "virt", "converge"},
     "image": {"kvm", "virt", "converge"},
     "fleet": {"guest", "resource", "image", "seed", "host", "system", "kvm", "virt", "converge"},
 }

@@ -13,7 +13,8 @@ from pathlib import Path
 import pytest
 from ansible.module_utils.converge.errors import ApplyError, InputError
 from ansible.module_utils.resource.ledger import Ledger
-from ansible.module_utils.resource.volumes import Observation, Seen, Volumes, converge, plan, read
+from ansible.module_utils.resource.volume_plan import Observation, Seen, plan, read
+from ansible.module_utils.resource.volumes import Volumes, converge
 from ansible.module_utils.virt.connection import Connection
 from schema import schema_of
 
@@ -138,6 +139,11 @@ def test_all_that_is_wrong_is_told_at_once(volumes):
             "format": "vdi",
             "encryption": {"usage": "j"},
         },
+        {"pool": "data", "name": "k", "upload": {"path": "k", "checksm": "x"}},
+        {"pool": "data", "name": "l", "upload": {"path": "/l", "checksum": "sha256:12"}},
+        {"pool": "data", "name": "m", "upload": "/m", "download": "m"},
+        {"pool": "data", "name": "n", "upload": {"path": "/n"}, "from": "a"},
+        {"pool": "data", "name": "o", "state": "absent", "download": "/o"},
     ]
     with pytest.raises(InputError) as raised:
         volumes(*wrong)
@@ -154,6 +160,13 @@ def test_all_that_is_wrong_is_told_at_once(volumes):
         "volumes[8].encryption.secret",
         "volumes[9].from",
         "volumes[10].encryption",
+        "volumes[11].upload.checksm",
+        "volumes[11].upload.path",
+        "volumes[12].upload.checksum",
+        "volumes[13].upload",
+        "volumes[13].download",
+        "volumes[14].from",
+        "volumes[15].download",
     ]
 
 
@@ -177,8 +190,9 @@ def planned(entry, seen=None, kind="dir", **more):
     return plan([one], "kvm1", "local", Observation({"data": kind}, there, **more))
 
 
-def there(size=1 << 30, fleet="local", **spec):
-    return Seen("/srv/a", "/srv/a", size, {"size": "1GiB", "format": "qcow2", **spec}, fleet)
+def there(size=1 << 30, fleet="local", unfinished=False, **spec):
+    spec = {"size": "1GiB", "format": "qcow2", **spec}
+    return Seen("/srv/a", "/srv/a", size, spec, fleet, unfinished)
 
 
 PLANS = [
@@ -218,6 +232,43 @@ PLANS = [
         {"users": {"/srv/a": ["guest/web"]}},
         [],
         ["these have it or stand on it: guest/web"],
+    ),
+    ("is filled", {"upload": {"path": "/f"}}, None, {}, ["create"], []),
+    ("is not filled again", {"upload": {"path": "/f"}}, there(), {}, [], []),
+    ("was filled in part", {"upload": {"path": "/f"}}, there(unfinished=True), {}, ["update"], []),
+    (
+        "was filled in part, by what is not known",
+        {"size": "2GiB"},
+        there(unfinished=True),
+        {},
+        [],
+        ["a run that ended early has filled it in part"],
+    ),
+    (
+        "was filled in part, and goes",
+        {"state": "absent"},
+        there(unfinished=True),
+        {},
+        ["delete"],
+        [],
+    ),
+    ("is brought", {"download": "/f"}, there(), {}, ["update"], []),
+    (
+        "is made and brought",
+        {"download": "/f", "size": "1GiB"},
+        None,
+        {},
+        ["create", "update"],
+        [],
+    ),
+    ("is there already", {"download": "/f"}, there(), {"brought": frozenset({"/f"})}, [], []),
+    (
+        "is written to",
+        {"download": "/f"},
+        there(),
+        {"running": {"/srv/a": ["guest/web"]}},
+        [],
+        ["a guest writes to it: guest/web"],
     ),
 ]
 
