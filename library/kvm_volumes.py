@@ -30,8 +30,9 @@ options:
         over one that is there.
       - V(upload) fills a new one with a file of this host (V(path), and V(checksum) if it shall be
         verified); without a V(size) it is as large as what is in the file. V(download) is a file
-        of this host that what is in the volume is brought into, where that file is not there yet.
-        Both go over libvirt's streams, holes stay holes, and how far they are stands in the host's
+        of this host (V(path)) that what is in the volume is brought into, where that file is not
+        there yet; V(checksum), V(sha256) or V(sha512), asks for its checksum.
+      - Both go over libvirt's streams, holes stay holes, and how far they are stands in the host's
         log under C(ansible-kvm_volumes).
     type: list
     elements: dict
@@ -167,7 +168,7 @@ volumes:
       description: Where the host has it.
       type: str
     checksum:
-      description: The checksum of what this call has sent to it or brought from it.
+      description: The checksum of what this call has brought from it, where that was asked for.
       type: str
       sample: sha256:9f86d081884c7d659a2feaa0c55ad015a3bf4f1b2b0b822cd15d6c15b0f00a08
     owned:

@@ -31,7 +31,7 @@ from scratch import BUILD, REPOSITORY, collection_tree, rooms, typed_tree
 
 BIN = Path(sys.executable).parent
 ON_CONTROLLER_ONLY = tuple(
-    f"tests/unit/{part}" for part in ("lab", "library", "plugins", "scripts")
+    f"tests/unit/{part}" for part in ("fleet", "lab", "library", "plugins", "scripts")
 )
 OLDEST = "3.8"
 PATIENCE = 1800  # seconds for a step, many times what the slowest takes

@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Any, Iterable, Iterator, Mapping, Sequence
 from ..converge.action import NOW, Action, Blocked, Change, Plan, differs
 from ..converge.compare import leaves
 from ..converge.errors import InputError, Problem, shown, unknown
-from ..image.checksum import parse
+from ..image.checksum import DIGITS, parse
 from ..units import UnitError, parse_size
 from ..virt import volume
 from ..virt.fields import check_fields
@@ -44,6 +44,14 @@ class Content:
 
 
 @dataclass(frozen=True)
+class Target:
+    """A file that what is in a volume is brought into; its checksum is told by the algorithm."""
+
+    path: str
+    algorithm: str | None = None
+
+
+@dataclass(frozen=True)
 class Declared:
     """One volume as the user wants it."""
 
@@ -54,7 +62,7 @@ class Declared:
     stated: Mapping[str, Any] = field(default_factory=dict)
     source: str | None = None  # the volume that it is a copy of
     upload: Content | None = None  # what a new one is filled with
-    download: str | None = None  # the file that what is in it is brought into
+    download: Target | None = None
     preallocate: str | None = None
     wipe: bool = False
     adopt: bool = False
@@ -128,25 +136,43 @@ class _Reader:
         self.problems.append(Problem(f"{where}.{key}", "the absolute path of a file", shown(value)))
         return ""
 
-    def content(self, entry: Mapping[Any, Any], where: str) -> Content | None:
-        """Return what a volume is filled with."""
-        value, where = entry.get("upload"), f"{where}.upload"
+    def part(self, entry: Mapping[Any, Any], key: str, where: str) -> Mapping[Any, Any] | None:
+        """Return what a key says of a file: its path, and something about its checksum."""
+        value, where = entry.get(key), f"{where}.{key}"
         if value is None:
             return None
         if not isinstance(value, Mapping):
             self.problems.append(Problem(where, "a mapping (path, checksum)", shown(value)))
             return None
-        for key in value:
-            if key not in ("path", "checksum"):
-                text = key if isinstance(key, str) and key.isprintable() else shown(key)
-                known = ("path", "checksum")
-                self.problems.append(unknown(f"{where}.{text[:64]}", key, "a known key", known))
+        known = ("path", "checksum")
+        for word in value:
+            if word not in known:
+                text = word if isinstance(word, str) and word.isprintable() else shown(word)
+                self.problems.append(unknown(f"{where}.{text[:64]}", word, "a known key", known))
+        return value
+
+    def content(self, entry: Mapping[Any, Any], where: str) -> Content | None:
+        """Return what a volume is filled with."""
+        value = self.part(entry, "upload", where)
+        if value is None:
+            return None
         stated = value.get("checksum")
         checksum = None if stated is None else parse(stated)
         if stated is not None and checksum is None:
             expected = "sha256: or sha512: and the digits of it"
-            self.problems.append(Problem(f"{where}.checksum", expected, shown(stated)))
-        return Content(self.path(value, "path", where), checksum)
+            self.problems.append(Problem(f"{where}.upload.checksum", expected, shown(stated)))
+        return Content(self.path(value, "path", f"{where}.upload"), checksum)
+
+    def target(self, entry: Mapping[Any, Any], where: str) -> Target | None:
+        """Return what a volume is brought into."""
+        value = self.part(entry, "download", where)
+        if value is None:
+            return None
+        stated = value.get("checksum")
+        if stated is not None and stated not in DIGITS:
+            path = f"{where}.download.checksum"
+            self.problems.append(unknown(path, stated, "an algorithm", tuple(DIGITS)))
+        return Target(self.path(value, "path", f"{where}.download"), stated)
 
     def entry(self, where: str, entry: object) -> Declared | None:
         if not isinstance(entry, Mapping):
@@ -169,16 +195,14 @@ class _Reader:
         rest = {key: value for key, value in entry.items() if key in volume.KEYS}
         stated = check_fields(volume.FIELDS, rest, where, self.problems)
         source = None if entry.get("from") is None else self.word(entry, "from", where)
-        upload = self.content(entry, where)
-        brought = entry.get("download")
-        download = None if brought is None else self.path(entry, "download", where)
+        upload, download = self.content(entry, where), self.target(entry, where)
         wipe, adopt = self.flag(entry, "wipe", where), self.flag(entry, "adopt", where)
         if len(self.problems) == count:
             self.problems += volume.contradictions(stated, where)
             self.problems += _contradictions(source, upload, stated, where)
             if download is not None and state == ABSENT:
                 expected = "nothing of a volume that shall not be there"
-                self.problems.append(Problem(f"{where}.download", expected, shown(download)))
+                self.problems.append(Problem(f"{where}.download", expected, shown(download.path)))
         if pool is None or name is None:
             return None
         return Declared(
@@ -347,14 +371,14 @@ class _Planner:
 
     def bring(self, one: Declared, seen: Seen | None = None) -> None:
         """Plan that what is in a volume is brought into a file, where that is not there yet."""
-        if one.download is None or one.download in self.seen.brought:
+        if one.download is None or one.download.path in self.seen.brought:
             return
         running = self.seen.running.get(seen.path, ()) if seen is not None else ()
         if running:
             reason = f"its content is asked for, and a guest writes to it: {', '.join(running)}"
             self.block(one, reason, "stop the guest first")
             return
-        change = Change("download", None, one.download)
+        change = Change("download.path", None, one.download.path)
         self.act(2, one, "update", "the file is not there", [change])
 
 

@@ -67,10 +67,10 @@ def _of_files(one: Declared, seen: Observation) -> Iterator[Problem]:
             if found != one.stated.get("format", found):
                 expected = f"a file that is {one.stated['format']}"
                 yield Problem(where, expected, f"one that is {found}")
-    if one.download is not None and one.download not in seen.brought:
-        folder = os.path.dirname(one.download)
+    if one.download is not None and one.download.path not in seen.brought:
+        folder = os.path.dirname(one.download.path)
         if not os.path.isdir(folder):
-            yield Problem(f"{one.where}.download", "a folder that is there", shown(folder))
+            yield Problem(f"{one.where}.download.path", "a folder that is there", shown(folder))
 
 
 def _content(one: Declared) -> dict[str, Any]:
@@ -98,7 +98,7 @@ class Volumes:
     ) -> None:
         self.connection = connection
         self.streams = Streams(connection, say)
-        self.checksums: dict[str, str] = {}  # of what was sent and brought
+        self.checksums: dict[str, str] = {}  # of what was brought
         self.run = run
         self.libvirt = connection.libvirt
         self.fleet = fleet
@@ -122,7 +122,7 @@ class Volumes:
                 volumes[one.object] = seen
         asks = any(concerns_users(one, volumes.get(one.object)) for one in declared)
         users, running = self._users(pools.values()) if asks else ({}, {})
-        files = {one.download for one in declared if one.download is not None}
+        files = {one.download.path for one in declared if one.download is not None}
         brought = frozenset(path for path in files if os.path.lexists(path))
         return Observation(types, volumes, users, running, brought)
 
@@ -268,9 +268,11 @@ class Volumes:
 
     def _update(self, pool: Any, found: Any, one: Declared, paths: set[str]) -> None:
         """Bring what is in a volume, or fill what was filled in part."""
-        if "download" in paths and one.download is not None:
-            what = f"volume/{one.object} to {one.download}"
-            self.checksums[one.object] = self.streams.bring(found, one.download, what)
+        if "download.path" in paths and one.download is not None:
+            target = one.download
+            what = f"volume/{one.object} to {target.path}"
+            done = self.streams.bring(found, target.path, target.algorithm, what)
+            self.checksums[one.object] = done
         elif one.upload is not None:
             self.ledger.note("volume", found.key(), self.fleet)
             self._fill(pool, found, one, one.upload)
@@ -320,14 +322,13 @@ class Volumes:
         """Write a file into a new volume; one that could not be filled does not stay."""
         what = f"volume/{one.object} from {content.path}"
         try:
-            done = self.streams.send(made, content.path, content.checksum, what)
+            self.streams.send(made, content.path, content.checksum, what)
         except (VirtfleetError, self.libvirt.libvirtError):
             with suppress(self.libvirt.libvirtError):  # else it stays, noted as unfinished
                 made.delete()
                 self.ledger.note("volume", made.key(), None)
                 self.ledger.note(_FILLING, one.object, None)
             raise
-        self.checksums[one.object] = done
         pool.refresh()  # what it is and how large stands in what came
         size = size_of(one.stated.get("size"))
         made = pool.storageVolLookupByName(one.name)
@@ -409,7 +410,7 @@ def converge(
         planned.blocked,
         msg=summary(done),
         volumes=[
-            {**found.to_dict(one), "checksum": volumes.checksums.get(one.object)}
+            {**found.to_dict(one), "checksum": volumes.checksums.get(one.object, "")}
             for one, found in there
         ],
     )

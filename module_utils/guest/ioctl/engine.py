@@ -40,7 +40,7 @@ if TYPE_CHECKING:
 
 Specs = Mapping[str, Mapping[str, Any]]
 _BOOTING = ("create", "start", "restart")
-_OWN_KERNEL = "host"  # the kernel that the host runs itself, by a bare word
+OWN_KERNEL = "host"  # the kernel that the host runs itself, by a bare word
 
 
 class Supervisor(Protocol):
@@ -88,6 +88,13 @@ def installed_helper(layout: Layout) -> str | None:
     return os.path.basename(os.path.dirname(target)) or None
 
 
+def kernels() -> tuple[str, ...]:
+    """Return the kernels that are meant by a bare word."""
+    from ...kvm.programs import PROGRAMS
+
+    return (*sorted(PROGRAMS), OWN_KERNEL)
+
+
 class IoctlEngine:
     """Guests that the bundled helper runs."""
 
@@ -124,12 +131,11 @@ class IoctlEngine:
     def limits(self) -> Limits:
         """Return what this host allows; without a usable KVM nobody knows how many vCPUs."""
         from ...kvm.device import Kvm  # ctypes, which a look at guests can do without
-        from ...kvm.programs import PROGRAMS
 
         vcpus = None
         with suppress(KvmError), Kvm(self.device) as kvm:
             vcpus = kvm.max_vcpus()
-        return Limits(host_memory(), vcpus, (*sorted(PROGRAMS), _OWN_KERNEL))
+        return Limits(host_memory(), vcpus, kernels())
 
     def dialect(self) -> IoctlDialect:
         """Return how guests are declared on this host."""

@@ -141,9 +141,9 @@ def test_all_that_is_wrong_is_told_at_once(volumes):
         },
         {"pool": "data", "name": "k", "upload": {"path": "k", "checksm": "x"}},
         {"pool": "data", "name": "l", "upload": {"path": "/l", "checksum": "sha256:12"}},
-        {"pool": "data", "name": "m", "upload": "/m", "download": "m"},
+        {"pool": "data", "name": "m", "upload": "/m", "download": {"path": "m", "checksum": "md5"}},
         {"pool": "data", "name": "n", "upload": {"path": "/n"}, "from": "a"},
-        {"pool": "data", "name": "o", "state": "absent", "download": "/o"},
+        {"pool": "data", "name": "o", "state": "absent", "download": {"path": "/o"}},
     ]
     with pytest.raises(InputError) as raised:
         volumes(*wrong)
@@ -164,7 +164,8 @@ def test_all_that_is_wrong_is_told_at_once(volumes):
         "volumes[11].upload.path",
         "volumes[12].upload.checksum",
         "volumes[13].upload",
-        "volumes[13].download",
+        "volumes[13].download.checksum",
+        "volumes[13].download.path",
         "volumes[14].from",
         "volumes[15].download",
     ]
@@ -252,19 +253,26 @@ PLANS = [
         ["delete"],
         [],
     ),
-    ("is brought", {"download": "/f"}, there(), {}, ["update"], []),
+    ("is brought", {"download": {"path": "/f"}}, there(), {}, ["update"], []),
     (
         "is made and brought",
-        {"download": "/f", "size": "1GiB"},
+        {"download": {"path": "/f"}, "size": "1GiB"},
         None,
         {},
         ["create", "update"],
         [],
     ),
-    ("is there already", {"download": "/f"}, there(), {"brought": frozenset({"/f"})}, [], []),
+    (
+        "is there already",
+        {"download": {"path": "/f"}},
+        there(),
+        {"brought": frozenset({"/f"})},
+        [],
+        [],
+    ),
     (
         "is written to",
-        {"download": "/f"},
+        {"download": {"path": "/f"}},
         there(),
         {"running": {"/srv/a": ["guest/web"]}},
         [],

@@ -1,0 +1,240 @@
+# Copyright (C) 2026 virtfleet contributors
+# SPDX-License-Identifier: GPL-3.0-or-later
+"""What a fleet's files make of hosts and guests, and all that is wrong with them."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+
+import pytest
+
+pytest.importorskip("jsonschema", reason="a fleet is read on the controller alone")
+
+from ansible.module_utils.converge.errors import InputError
+from ansible.module_utils.fleet.declare import declare
+from ansible.module_utils.fleet.merge import merged
+from fleets import BASE, written
+
+CASES = Path(__file__).resolve().parents[2] / "cases" / "fleet"
+
+
+def fleet(**sections):
+    return declare(written(**sections))
+
+
+def guest(entry, **sections):
+    """Return the one guest that is declared."""
+    (found,) = fleet(guests={"web01": {"host": "kvm1", **entry}}, **sections).guests
+    return found
+
+
+def told(text):
+    """Return what is said of a file's text."""
+    content = text if isinstance(text, bytes) else text.encode()
+    with pytest.raises(InputError) as raised:
+        declare([("fleet.yml", content)])
+    return [str(problem) for problem in raised.value.problems]
+
+
+def test_short_words_become_what_the_module_takes():
+    found = guest({"size": "small", "image": "debian-12", "network": "lan"})
+    assert found.spec == {
+        "name": "web01",
+        "vcpus": 1,
+        "memory": "1GiB",
+        "disks": [
+            {
+                "target": "vda",
+                "file": "/srv/images/web01.qcow2",
+                "size": "10GiB",
+                "image": "debian-12",
+            }
+        ],
+        "nics": [{"network": "lan"}],
+    }
+
+
+def test_hosts_get_what_the_roles_take():
+    sections = {
+        "networks": {**BASE["networks"], "backup": {"mode": "isolated", "hypervisors": "*2"}},
+        "guests": {"a[1:2]": {"host": "kvm1", "memory": "1GiB"}},
+    }
+    first, second = fleet(**sections).hypervisors
+    assert (first.name, first.groups) == ("kvm1", ())
+    assert (second.name, second.groups) == ("kvm2", ("rack_b",))
+    assert second.variables["ansible_host"] == "192.0.2.2"
+    assert [one["name"] for one in first.variables["kvm_network_networks"]] == ["lan", "inner"]
+    assert second.variables["kvm_network_networks"][2] == {"name": "backup", "mode": "isolated"}
+    assert first.variables["kvm_image_images"] == [{"name": "debian-12"}]
+    assert first.variables["kvm_guest_fleet"] == "test"
+    assert [one["name"] for one in first.variables["kvm_guest_specs"]] == ["a1", "a2"]
+    assert second.variables["kvm_guest_specs"] == []
+
+
+def test_layers_lie_over_each_other():
+    sections = {
+        "defaults": {"size": "small", "title": "default", "network": "lan", "vars": {"a": 1}},
+        "profiles": {
+            "base": {"title": "base", "cpu": {"mode": "host-model"}, "vars": {"b": 2}},
+            "big": {"profile": "base", "memory": "8GiB", "groups": ["heavy"]},
+        },
+        "guest_groups": {"heavy": {"vars": {"a": 3}, "title": "heavy"}},
+    }
+    found = guest({"profile": "big", "vars": {"c": 4}, "vcpus": 4, "network": None}, **sections)
+    assert found.groups == ("heavy",)
+    assert found.variables == {"a": 3, "b": 2, "c": 4}
+    assert found.spec == {
+        "name": "web01",
+        "title": "heavy",
+        "cpu": {"mode": "host-model"},
+        "vcpus": 4,
+        "memory": "8GiB",
+    } | {"disks": found.spec["disks"]}
+    plain = guest({}, **sections)
+    assert (plain.spec["title"], plain.spec["nics"]) == ("default", [{"network": "lan"}])
+
+
+def test_another_engine_takes_of_the_defaults_what_it_knows():
+    sections = {"defaults": {"size": "small", "network": "lan", "autostart": True, "title": "x"}}
+    spec = guest({"engine": "ioctl", "kernel": "host", "memory": "64MiB"}, **sections).spec
+    assert spec == {
+        "name": "web01",
+        "autostart": True,
+        "engine": "ioctl",
+        "kernel": "host",
+        "memory": "64MiB",
+    }
+
+
+def test_the_order_of_names_is_that_of_the_file_and_changes_nothing_else():
+    guests = {f"g{n}": {"host": "kvm1", "size": "small"} for n in range(4)}
+    one, other = fleet(guests=guests), fleet(guests=dict(reversed(guests.items())))
+    assert [g.name for g in one.guests] == [g.name for g in reversed(other.guests)]
+    assert sorted(one.guests, key=str) == sorted(other.guests, key=str)
+
+
+ADDRESSES = [
+    ("lan", {"ip": {"addresses": ["192.0.2.7/24"]}}, "192.0.2.7", True),
+    ("inner", {"ip": {"addresses": ["10.0.0.7/24"]}}, "10.0.0.7", False),
+    ("lan", {}, None, False),
+    ("lan", {"ip": {"addresses": ["{{ address }}"]}}, None, False),
+]
+
+
+@pytest.mark.parametrize(("network", "nic", "address", "direct"), ADDRESSES)
+def test_an_address_that_is_stated_is_known(network, nic, address, direct):
+    stated = {"memory": "1GiB", "cloud_init": {}, "network": {"network": network, **nic}}
+    found = guest(stated)
+    assert (found.address, found.direct) == (address, direct)
+
+
+def test_a_fleet_of_one_host_needs_no_host():
+    sections = {"hypervisors": {"only": None}, "guests": {"a": {"memory": "1GiB"}}}
+    (found,) = fleet(**sections).guests
+    assert found.host == "only"
+
+
+def test_files_are_joined_and_say_where_each_thing_stands():
+    more = b"guests:\n  db01: {host: kvm1, size: small}\nsizes:\n  big: {memory: 9GiB}\n"
+    found = declare([*written(), ("fleet.d/db.yml", more)])
+    assert [one.name for one in found.guests] == ["db01"]
+    again = b"guests:\n  db01:\n    host: kvm1\n    size: smal\n"
+    with pytest.raises(InputError) as raised:
+        declare([*written(), ("fleet.d/a.yml", more), ("fleet.d/b.yml", again)])
+    (problem,) = raised.value.problems
+    assert problem.path == "fleet.d/b.yml:2:3: guests.db01"
+    assert problem.found == "it at fleet.d/a.yml:2:3 already"
+    with pytest.raises(InputError) as raised:
+        declare([*written(), ("fleet.d/b.yml", again)])
+    assert str(raised.value) == (
+        "fleet.d/b.yml:4:5: guests.db01.size: expected a size (small), found 'smal':"
+        " did you mean small?"
+    )
+
+
+class Vault(str):
+    """Stands for a value that only the plugin's caller can read."""
+
+    __slots__ = ()
+
+
+def test_a_vault_s_value_stays_what_it_is():
+    content = b"""
+plugin: kvm_fleet
+hypervisors: {kvm1: }
+guests:
+  a:
+    memory: 1GiB
+    graphics: [{type: vnc, password: !vault "$ANSIBLE_VAULT;1.1;AES256"}]
+"""
+    found = declare([("fleet.yml", content)], {"!vault": Vault})
+    password = found.guests[0].spec["graphics"][0]["password"]
+    assert (type(password), password) == (Vault, "$ANSIBLE_VAULT;1.1;AES256")
+
+
+def test_a_template_is_left_to_the_hosts():
+    entry = {"memory": "{{ memory }}", "cloud_init": {"ssh_keys": "{{ keys }}"}}
+    assert guest(entry).spec["memory"] == "{{ memory }}"
+
+
+def test_null_takes_away_what_stands_below():
+    assert merged([{"a": {"b": 1, "c": 2}}, {"a": {"b": None}, "d": 1}, {"d": None}]) == {
+        "a": {"c": 2}
+    }
+
+
+BROKEN = json.loads((CASES / "broken.json").read_text(encoding="utf-8"))
+
+
+@pytest.mark.parametrize(("text", "expected"), BROKEN.values(), ids=BROKEN.keys())
+def test_what_is_wrong_is_told_with_its_place(text, expected):
+    assert told(text) == ([expected] if isinstance(expected, str) else expected)
+
+
+MUTATIONS: list[object] = [None, 3, True, "nowhere", [], [[]], {"x": {"y": 1}}, "{{", -1.5]
+
+
+def paths(value, path=()):
+    yield path
+    if isinstance(value, dict):
+        for key in value:
+            yield from paths(value[key], (*path, key))
+
+
+FULL = {
+    **BASE,
+    "defaults": {"size": "small", "pool": "local"},
+    "profiles": {"p": {"memory": "2GiB"}},
+    "guest_groups": {"web": {"vars": {"a": 1}}},
+    "guests": {
+        "web[1:2]": {
+            "host": "kvm1",
+            "profile": "p",
+            "groups": ["web"],
+            "network": "lan",
+            "image": "debian-12",
+            "vars": {"b": 2},
+        }
+    },
+}
+
+
+@pytest.mark.parametrize("path", list(paths(FULL)), ids=str)
+def test_whatever_stands_anywhere_is_read_or_told(path):
+    """Anything in the place of anything: a fleet or a message with a place, never a traceback."""
+    for value in MUTATIONS:
+        broken = json.loads(json.dumps(FULL))
+        inner = broken
+        for part in path[:-1]:
+            inner = inner[part]
+        if path:
+            inner[path[-1]] = value
+        else:
+            broken = value
+        content = json.dumps(broken, indent=1).encode()
+        try:
+            declare([("fleet.yml", content)])
+        except InputError as error:
+            for problem in error.problems:
+                assert problem.path.startswith("fleet.yml"), str(problem)
