@@ -29,13 +29,9 @@ from comparing import Playbook, Side, compare, report, say
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
 
+    from virtlab.lab import Lab
+
 libvirt = pytest.importorskip("libvirt", reason="the binding is built for the controller's Python")
-
-LAB_TOOLS = Path(__file__).resolve().parents[1] / "lab"
-sys.path.insert(0, str(LAB_TOOLS))
-
-from virtlab import images  # noqa: E402
-from virtlab.lab import DESCRIPTIONS, Lab  # noqa: E402
 
 COUNT = 200
 MANY = 1000
@@ -48,7 +44,6 @@ LINEAR = 1.25  # a guest among MANY against one among a tenth of them
 
 URI = "test:///default"
 SYSTEM = "qemu:///system"
-STANDARD = DESCRIPTIONS / "lab.yml"
 PLACE = "/srv/bench"  # on a host of the lab
 in_the_lab = pytest.mark.skipif(os.geteuid() != 0, reason="the lab's images are built as root")
 STORED = libvirt.VIR_DOMAIN_XML_INACTIVE | libvirt.VIR_DOMAIN_XML_SECURE
@@ -376,23 +371,13 @@ def test_one_change_against_none(
 
 
 @pytest.fixture(scope="module")
-def lab() -> Iterator[Lab]:
-    """Raise one host of the standard lab, with the disks of the guests."""
-    raised = Lab("bench", STANDARD)
-    raised.down()
-    try:
-        host = raised["kvm2"]
-        images.ensure([host.recipe])
-        raised.lay_cable()
-        host.up()
-        raised.write_inventory()
-        host.run(
-            f"sudo mkdir -p {PLACE} && for n in $(seq 0 {COUNT - 1});"
-            f" do sudo truncate -s 1M {PLACE}/g$n.img || exit; done"
-        )
-        yield raised
-    finally:
-        raised.down()
+def disks(lab: Lab) -> Lab:
+    """Have the disks of the guests on a host of the lab."""
+    lab["kvm2"].run(
+        f"sudo mkdir -p {PLACE} && for n in $(seq 0 {COUNT - 1});"
+        f" do sudo truncate -s 1M {PLACE}/g$n.img || exit; done"
+    )
+    return lab
 
 
 def _there(task: dict[str, Any]) -> dict[str, Any]:
@@ -422,7 +407,7 @@ def _stopped() -> dict[str, Any]:
 
 @pytest.mark.lab
 @in_the_lab
-def test_guests_of_qemu_defined_against_a_bare_loop(lab: Lab, playbook: Playbook) -> None:
+def test_guests_of_qemu_defined_against_a_bare_loop(disks: Lab, playbook: Playbook) -> None:
     """On an emulated host, which SSH leads to; the loop runs there and defines what we made."""
     xmls, times = f"{PLACE}/xmls.json", f"{PLACE}/times"
     tasks = [
@@ -433,17 +418,17 @@ def test_guests_of_qemu_defined_against_a_bare_loop(lab: Lab, playbook: Playbook
         _script(BARE, xmls, times, "stopped"),
         _script(TAKE, xmls),
     ]
-    spent = playbook.times(tasks * (LAB_ROUNDS + 1), lab.inventory)
-    loops = _floats(lab["kvm2"].out(f"sudo cat {times}"))
+    spent = playbook.times(tasks * (LAB_ROUNDS + 1), disks.inventory)
+    loops = _floats(disks["kvm2"].out(f"sudo cat {times}"))
     title = f"{COUNT} guests of QEMU defined over SSH, whole tasks"
     _report_made(title, spent[7::6], loops[1:], spent[6::6])
 
 
 @pytest.mark.lab
 @in_the_lab
-def test_unchanged_guests_of_qemu_against_a_ping(lab: Lab, playbook: Playbook) -> None:
+def test_unchanged_guests_of_qemu_against_a_ping(disks: Lab, playbook: Playbook) -> None:
     ours = _stopped()
     tasks = [_there(_ping()), ours, _there(_found(COUNT, 0))]
-    spent = playbook.times([ours, *tasks * (LAB_ROUNDS + 1)], lab.inventory)
+    spent = playbook.times([ours, *tasks * (LAB_ROUNDS + 1)], disks.inventory)
     title = f"{COUNT} guests of QEMU, stopped and unchanged, over SSH"
     report(title, "ms", ("kvm_guests", spent[5::3]), ("ansible.builtin.ping", spent[4::3]), 2.0)
