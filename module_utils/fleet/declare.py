@@ -447,12 +447,13 @@ class _Maker:
         except InputError as error:
             for problem in error.problems:
                 self._told_of_guest(guests, problem)
-        images = [{"name": n, **(e or {})} for n, e in (self.data.get("images") or {}).items()]
-        for image in images:
-            image.pop("hypervisors", None)
+        images = [
+            _as_the_host_reads(name, entry or {})
+            for name, entry in (self.data.get("images") or {}).items()
+        ]
         if not lazy(images):
             try:
-                read_images([{k: v for k, v in one.items() if k != "via"} for one in images])
+                read_images(images)
             except InputError as error:
                 names = list(self.data["images"])
                 for problem in error.problems:
@@ -484,6 +485,13 @@ class _Maker:
             )
         else:
             self.say(above, problem.expected, problem.found, problem.remedy)
+
+
+def _as_the_host_reads(name: str, entry: Mapping[str, Any]) -> dict[str, Any]:
+    """Return an image as its host has to do with it: a file of the controller is one there."""
+    rest = {k: v for k, v in entry.items() if k not in ("hypervisors", "via", "file")}
+    sent = {"path": f"/{name}"} if "file" in entry and "path" not in entry else {}
+    return {"name": name, **rest, **sent}
 
 
 def _parts(text: str) -> Path:

@@ -165,7 +165,7 @@ def fleet_schema() -> dict[str, Any]:
                 "a mapping of pools by name",
             ),
             "images": _section(
-                _of(IMAGE_KEYS, (), "images", "an image"), "a mapping of images by name"
+                _of((*IMAGE_KEYS, "via"), (), "images", "an image"), "a mapping of images by name"
             ),
             "sizes": _section(_mapping(SIZE, "a mapping (vcpus, memory, disk)"), "sizes by name"),
             "profiles": _section(guest, "a mapping of profiles by name"),

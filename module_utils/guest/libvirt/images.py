@@ -18,6 +18,7 @@ from typing import Any, Iterable, Mapping
 from ...converge.errors import Problem, VirtfleetError, shown
 from ...units import format_size, parse_size
 from ...virt.disk import IMAGE_FORMAT, SOURCES
+from .references import FOLDER
 
 # https://www.qemu.org/docs/master/interop/qcow2.html: magic, and the size at byte 24.
 _QCOW2 = b"QFI\xfb"
@@ -205,7 +206,7 @@ def unfit(name: str, wanted: Iterable[Image], *, check_mode: bool = False) -> It
         folder = os.path.dirname(image.file)
         where = f"{name}.disks[{image.target}]"
         if not os.path.isdir(folder):
-            yield Problem(f"{where}.file", "a folder that is there", shown(folder))
+            yield Problem(f"{where}.file", FOLDER, shown(folder))
             continue
         try:
             have = capacity(image.file, image.format)

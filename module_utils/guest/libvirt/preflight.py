@@ -160,13 +160,12 @@ class Preflight:
             for name, mine in sized.items()
             for problem in unfit(name, mine, check_mode=self.check_mode)
         ]
-        missing = [p for name, spec in wanted.items() for p in absent(name, spec, host)]
+        problems += [p for name, spec in wanted.items() for p in absent(name, spec, host)]
         if self.check_mode:
             self.engine.warnings += [
                 f"{p.path}: {p.found} is not there yet, expected {p.expected} when this is run"
-                for p in missing
+                for p in problems
                 if may_come(p)
             ]
-            missing = [p for p in missing if not may_come(p)]
-        problems += missing
+            problems = [p for p in problems if not may_come(p)]
         return problems + list(shared(wanted, self._others(wanted)))

@@ -37,12 +37,13 @@ def _entries(spec: Spec, key: str) -> Iterator[tuple[int, Spec]]:
     yield from enumerate(spec.get(key) or ())
 
 
+FOLDER = "a folder that is there"  # of a new disk; that of a pool is made with the pool
 _MADE_EARLIER = (".network", ".bridge", ".volume.pool", ".volume")
 
 
 def may_come(problem: Problem) -> bool:
     """Return whether an earlier task of the same run may make what is missing."""
-    return problem.path.endswith(_MADE_EARLIER)
+    return problem.path.endswith(_MADE_EARLIER) or problem.expected == FOLDER
 
 
 def absent(name: str, spec: Spec, host: Surroundings) -> Iterator[Problem]:

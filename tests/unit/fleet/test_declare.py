@@ -173,6 +173,15 @@ guests:
     assert (type(password), password) == (Vault, "$ANSIBLE_VAULT;1.1;AES256")
 
 
+def test_an_image_of_the_controller_is_one():
+    images = {"mine": {"file": "images/mine.qcow2"}, "debian-12": {"via": "controller"}}
+    (host, _) = fleet(images=images).hypervisors
+    assert host.variables["kvm_image_images"] == [
+        {"name": "mine", "file": "images/mine.qcow2"},
+        {"name": "debian-12", "via": "controller"},
+    ]
+
+
 def test_a_template_is_left_to_the_hosts():
     entry = {"memory": "{{ memory }}", "cloud_init": {"ssh_keys": "{{ keys }}"}}
     assert guest(entry).spec["memory"] == "{{ memory }}"

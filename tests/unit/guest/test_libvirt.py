@@ -443,12 +443,13 @@ def test_a_volume_that_is_not_there_is_named_before_anything_is_touched(host, vo
 def test_a_plan_does_not_fail_for_what_an_earlier_task_would_make(host):
     nics = [{"network": "lan"}, {"bridge": "br-none"}]
     disk = {"target": "vda", "volume": {"pool": "fast", "volume": "web"}}
-    guest = {**GUEST, "nics": nics, "disks": [disk]}
+    made = {"target": "vdb", "file": "/none/such/web.qcow2", "size": "1GiB"}
+    guest = {**GUEST, "nics": nics, "disks": [disk, made]}
     planned = host.run(guest, check_mode=True, local=True)
     assert planned["changed"] is True
     filters, *missing = planned["warnings"]
     assert "this libvirt has no network filters" in filters  # the driver has none
-    assert len(missing) == 3
-    with pytest.raises(InputError, match="3 problems") as raised:
+    assert len(missing) == 4
+    with pytest.raises(InputError, match="4 problems") as raised:
         host.run(guest, local=True)
-    assert len(raised.value.problems) == 3
+    assert len(raised.value.problems) == 4
