@@ -60,6 +60,9 @@ def pytest_runtest_makereport(
         for host in lab.hosts.values():
             asked = host.run("uptime --since; uptime", patience=30, check=False)
             lost = "".join(f"the emulator lost {guest}\n" for guest in lost_guests(host))
+            said = host.crashed()
+            if said is not None:
+                lost += f"the emulator of {host.name} ended by itself: {said}\n"
             told = f"{host.state()}; {asked.stdout}{asked.stderr}\n{lost}{host.console()[-2000:]}"
             report.sections.append((f"the host {host.name}", told))
             if lost:

@@ -136,11 +136,24 @@ def test_faults_are_faults_and_end(kvm2: Host) -> None:
 def test_a_power_cut_and_a_reset(kvm1: Host) -> None:
     kvm1.run("echo before > /tmp/mark; sudo touch /etc/mark; sync")
     kvm1.power_off()
-    assert kvm1.state() == "off"
+    assert (kvm1.state(), kvm1.crashed()) == ("off", None)
     assert processes.running(kvm1.folder) is None
     kvm1.reset()
     assert kvm1.run("ls /tmp/mark /etc/mark", check=False).returncode
     assert abs(int(kvm1.out("date +%s")) - time.time()) < 30
+
+
+def test_an_emulator_that_ends_by_itself_is_told(kvm2: Host) -> None:
+    assert kvm2.crashed() is None
+    pid = processes.running(kvm2.folder)
+    assert pid
+    os.kill(pid, signal.SIGKILL)
+    give_up = time.monotonic() + 10
+    while kvm2.state() != "off" and time.monotonic() < give_up:
+        time.sleep(0.05)
+    assert kvm2.crashed() is not None
+    kvm2.reset()
+    assert kvm2.crashed() is None
 
 
 def test_a_reset_in_place_forgets_what_was_done(kvm2: Host) -> None:

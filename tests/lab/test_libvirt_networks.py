@@ -14,7 +14,7 @@ if TYPE_CHECKING:
     from playing import Ansible, Run
     from virtlab.host import Host
 
-pytestmark = pytest.mark.sampled
+pytestmark = [pytest.mark.sampled, pytest.mark.module_of("what guests stand on")]
 
 MAC = "02:00:00:00:00:21"
 RANGE = {"start": "10.20.0.100", "end": "10.20.0.199"}
@@ -44,22 +44,42 @@ OTHERS: list[dict[str, Any]] = [
         "portgroups": [{"name": "slow", "bandwidth": {"inbound": {"average": 1000}}}],
     },
     {"name": "direct", "mode": "bridge", "interfaces": ["enp0s3"], "autostart": False},
+    {
+        "name": "switch",
+        "mode": "bridge",
+        "bridge": "ovs0",
+        "virtualport": {"type": "openvswitch"},
+        "portgroups": [
+            {"name": "red", "default": True, "vlan": 42},
+            {"name": "trunk", "vlan": [42, 43]},
+        ],
+    },
 ]
 GUEST: dict[str, Any] = {
     "name": "web",
     "memory": "256MiB",
     **BOOT,
-    "nics": [{"network": "lan", "mac": MAC}],
+    "nics": [
+        {"network": "lan", "mac": MAC},
+        {"network": "switch"},
+        {"network": "switch", "portgroup": "trunk"},
+    ],
     "wait_for": "address",
 }
 
 
 @pytest.fixture(scope="module")
 def stood(hosts: list[Host]) -> list[Host]:
-    """Have the bridge that a network refers to."""
+    """Have the bridges that networks refer to: a plain one, and a switch of Open vSwitch."""
     for host in hosts:
-        host.run("sudo ip link add host0 type bridge && sudo ip link set host0 up")
+        bridge(host)
+        host.run("sudo systemctl start openvswitch-switch && sudo ovs-vsctl add-br ovs0")
     return hosts
+
+
+def bridge(host: Host) -> None:
+    """Make a bridge, which is gone after a reboot."""
+    host.run("sudo ip link add host0 type bridge && sudo ip link set host0 up")
 
 
 def plays(*networks: dict[str, Any]) -> list[dict[str, Any]]:
@@ -93,7 +113,7 @@ def done(ansible: Ansible, planned: Run) -> Run:
 
 def test_the_networks_that_were_planned_are_there(planned: Run, done: Run, host: Host) -> None:
     assert verbs(planned, host) == verbs(done, host)
-    names = {"lan", "routed", "closed", "office", "direct"}
+    names = {"lan", "routed", "closed", "office", "direct", "switch"}
     assert set(virsh(host, "net-list --name").split()) >= names
     started = set(virsh(host, "net-list --autostart --all --name").split())
     assert started & names == names - {"direct"}
@@ -124,6 +144,14 @@ def guest(ansible: Ansible, done: Run) -> Run:
 def test_a_guest_gets_the_address_that_is_kept_for_it(guest: Run, host: Host) -> None:
     (found,) = guest.of("kvm_guests", host.name)["guests"]
     assert WEB_LEASE["ip"] in found["addresses"]
+
+
+def test_ports_of_a_switch_have_their_tags(guest: Run, host: Host) -> None:
+    del guest
+    ports = host.out("sudo ovs-vsctl list-ports ovs0").split()
+    assert len(ports) == 2
+    asked = [host.out(f"sudo ovs-vsctl get port {port} tag trunks").split("\n") for port in ports]
+    assert sorted(asked) == [["42", "[]"], ["[]", "[42, 43]"]]
 
 
 DB_LEASE = {"mac": "02:00:00:00:00:22", "name": "db", "ip": "10.20.0.22"}
@@ -215,6 +243,7 @@ def test_bad_input_is_told_at_once_and_nothing_is_touched(
 def test_they_are_back_after_a_reboot(done: Run, some: Host) -> None:
     del done
     some.reboot()
+    bridge(some)
     assert {"lan", "routed", "closed"} <= set(virsh(some, "net-list --name").split())
 
 

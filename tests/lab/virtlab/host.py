@@ -89,11 +89,19 @@ class Host:
 
     def _failure(self, message: str) -> HostError:
         tail = "\n".join(self.console().splitlines()[-_TAIL:])
-        output = ""
+        output = self._emulator_said()
+        return HostError(f"{self.name}: {message}\n{output}\nthe end of its console:\n{tail}")
+
+    def _emulator_said(self) -> str:
         with suppress(OSError):
             lines = (self.folder / "qemu.log").read_text(errors="replace").splitlines()
-            output = "\n".join(line for line in lines[-_TAIL:] if "TCG doesn't" not in line)
-        return HostError(f"{self.name}: {message}\n{output}\nthe end of its console:\n{tail}")
+            return "\n".join(line for line in lines[-_TAIL:] if "TCG doesn't" not in line)
+        return ""
+
+    def crashed(self) -> str | None:
+        """Return what the emulator said where it has ended by itself, None where it has not."""
+        ended = processes.recorded(self.folder) and processes.running(self.folder) is None
+        return self._emulator_said() if ended else None
 
     # --- power
 

@@ -67,6 +67,7 @@ _TESTS = [
     "nvme-cli",
     "pciutils",
     "dosfstools",
+    "openvswitch-switch",
     # For the guest that they boot there.
     "busybox-static",
     "cpio",
@@ -244,6 +245,6 @@ def recipe(release: str, kind: str) -> Recipe:
         # They serve tests, which start them.
         commands += [
             ("systemctl", "disable", "nfs-server.service", "smbd.service", "nmbd.service"),
-            ("systemctl", "disable", "tgt.service"),
+            ("systemctl", "disable", "tgt.service", "openvswitch-switch.service"),
         ]
     return Recipe(release, kind, tuple(sorted(set(packages))), tuple(files), tuple(commands))
