@@ -1,6 +1,6 @@
 # Copyright (C) 2026 virtfleet contributors
 # SPDX-License-Identifier: GPL-3.0-or-later
-"""libvirt's pools of seven kinds, volumes on them, and secrets: on kvm1, kvm2 serves."""
+"""libvirt's pools of many kinds, volumes on them, and secrets: on kvm1, kvm2 serves."""
 
 from __future__ import annotations
 
@@ -10,74 +10,38 @@ from typing import TYPE_CHECKING, Any
 
 import pytest
 from asking import BOOT, in_guest, journal, virsh
+from serving import CHAP, CLOSED, DISK1, DISK2, SECRET, TARGET, iscsi, pools, serve
 
 if TYPE_CHECKING:
     from playing import Ansible, Run
     from virtlab.host import Host
 
-SERVER = "10.77.0.12"
-TARGET = "iqn.2026-01.org.example:pool"
-DISK1, DISK2 = "/dev/disk/by-id/virtio-disk1", "/dev/disk/by-id/virtio-disk2"
-POOLS: list[dict[str, Any]] = [
-    {"name": "folder", "type": "dir", "path": "/srv/folder"},
-    {
-        "name": "files",
-        "type": "fs",
-        "devices": [DISK1],
-        "format": "ext4",
-        "path": "/srv/files",
-        "build": True,
-    },
-    {
-        "name": "volumes",
-        "type": "logical",
-        "source_name": "vg0",
-        "devices": ["/dev/vdc"],
-        "build": True,
-    },
-    {
-        "name": "nfs",
-        "type": "netfs",
-        "hosts": [{"name": SERVER}],
-        "dir": "/export/nfs",
-        "format": "nfs",
-        "path": "/srv/nfs",
-        "mount_options": ["soft"],
-    },
-    {
-        "name": "smb",
-        "type": "netfs",
-        "hosts": [{"name": SERVER}],
-        "dir": "images",
-        "format": "cifs",
-        "path": "/srv/smb",
-    },
-    {"name": "luns", "type": "iscsi", "hosts": [{"name": SERVER}], "target": TARGET},
+pytestmark = pytest.mark.module_of("what guests stand on")
+
+OTHERS: list[dict[str, Any]] = [
     {"name": "paths", "type": "mpath"},
     {"name": "later", "type": "dir", "path": "/srv/later", "state": "inactive", "autostart": False},
 ]
-SERVE = f"""
-set -eu
-mkdir -p /export/nfs /export/smb
-chmod 777 /export/smb
-echo '/export/nfs 10.77.0.0/24(rw,no_root_squash,no_subtree_check)' > /etc/exports
-printf '[global]\\nmap to guest = Bad User\\n' > /etc/samba/smb.conf
-printf '[images]\\npath = /export/smb\\nread only = no\\nguest ok = yes\\n' >> /etc/samba/smb.conf
-truncate -s 64M /export/lun
-cat > /etc/tgt/conf.d/lab.conf <<END
-<target {TARGET}>
-  backing-store /export/lun
-</target>
-END
-systemctl start nfs-server smbd tgt
-"""
+# The disk of a bus that the kernel makes up, which is no longer there after a reboot.
+BUS = "modprobe scsi_debug dev_size_mb=8 && ls -d /sys/bus/pseudo/drivers/scsi_debug/adapter0/host*"
 
 
 @pytest.fixture(scope="module")
 def served(kvm2: Host) -> Host:
     """Have the second host serve storage."""
-    kvm2.run("sudo sh", stdin=SERVE)
+    serve(kvm2)
     return kvm2
+
+
+@pytest.fixture(scope="module")
+def declared(served: Host, kvm1: Host) -> list[dict[str, Any]]:
+    """Give the pools of all kinds."""
+    number = kvm1.out(f"sudo sh -c '{BUS}'").rpartition("/host")[2]
+    adapter = {"type": "scsi_host", "name": f"host{number}"}
+    # Its disk has no path that udev knows, which is where libvirt looks by default.
+    place = {"path": "/dev/disk/by-id", "autostart": False}
+    bus = {"name": "bus", "type": "scsi", "adapter": adapter, **place}
+    return [*pools(served), *OTHERS, bus]
 
 
 def seen(host: Host) -> dict[str, str]:
@@ -100,35 +64,40 @@ def role(**variables: Any) -> list[dict[str, Any]]:
     return [{**common, "vars": variables}]
 
 
-def of_pools(*pools: dict[str, Any]) -> list[dict[str, Any]]:
-    return role(kvm_storage_pools=[*pools])
+def of_pools(*declared: dict[str, Any]) -> list[dict[str, Any]]:
+    return role(kvm_storage_secrets=[SECRET], kvm_storage_pools=[*declared])
 
 
 @pytest.fixture(scope="module")
-def planned(ansible: Ansible, served: Host, kvm1: Host) -> Run:
-    del served
+def planned(ansible: Ansible, declared: list[dict[str, Any]], kvm1: Host) -> Run:
     before = seen(kvm1)
-    run = ansible.plays(of_pools(*POOLS), "--check", "--diff")
+    run = ansible.plays(of_pools(*declared), "--check", "--diff")
     assert seen(kvm1) == before, "check mode touched something"
     return run
 
 
 @pytest.fixture(scope="module")
-def done(ansible: Ansible, planned: Run) -> Run:
+def done(ansible: Ansible, planned: Run, declared: list[dict[str, Any]]) -> Run:
     del planned
-    return ansible.plays(of_pools(*POOLS))
+    run = ansible.plays(of_pools(*declared), "--diff", "-vvv")
+    assert CHAP not in run.output + json.dumps(run.results)
+    return run
 
 
-def test_the_pools_that_were_planned_are_there(planned: Run, done: Run, kvm1: Host) -> None:
+def test_the_pools_that_were_planned_are_there(
+    planned: Run, done: Run, served: Host, kvm1: Host
+) -> None:
     assert verbs(planned, "kvm_pools") == verbs(done, "kvm_pools")
     active = set(virsh(kvm1, "pool-list --name").split())
-    assert active == {"folder", "files", "volumes", "nfs", "smb", "luns", "paths"}
+    assert active == {"folder", "files", "volumes", "nfs", "smb", "luns", "paths", "bus"}
     assert kvm1.out("findmnt -no FSTYPE /srv/files") == "ext4"
-    assert kvm1.out("findmnt -no SOURCE /srv/nfs") == f"{SERVER}:/export/nfs"
+    source = f"{served.identity.cable_address}:/export/nfs"
+    assert kvm1.out("findmnt -no SOURCE /srv/nfs") == source
     assert kvm1.out("findmnt -no FSTYPE /srv/smb") == "cifs"
     assert kvm1.out("sudo vgs --noheadings -o vg_name").strip() == "vg0"
     assert TARGET in kvm1.out("sudo iscsiadm -m session")
-    assert len(virsh(kvm1, "vol-list luns | grep unit").splitlines()) == 1
+    for pool in ("luns", "bus"):
+        assert len(virsh(kvm1, f"vol-list {pool} | grep unit").splitlines()) == 1
     for pool, kind in (("nfs", "qcow2"), ("smb", "raw"), ("files", "qcow2")):
         virsh(kvm1, f"vol-create-as {pool} try.img 1M --format {kind}")
     virsh(kvm1, "vol-create-as volumes try 4M")
@@ -166,7 +135,7 @@ def test_secrets_are_kept_and_told_to_nobody(ansible: Ansible, done: Run, kvm1: 
     del done
     word = "a word that nobody may see"
     shared = {"type": "ceph", "name": "client.lab secret", "value": word}
-    private = {"type": "iscsi", "name": "array", "value": word, "private": True}
+    private = {"type": "iscsi", "name": "another", "value": word, "private": True}
     plays = role(kvm_storage_secrets=[shared, private])
     before = virsh(kvm1, "secret-list")
     planned = ansible.plays(plays, "--check", "--diff")
@@ -249,7 +218,7 @@ def test_what_is_in_a_volume_is_sent_and_brought(ansible: Ansible, done: Run, kv
     sums = [kvm1.out(f"sha256sum /tmp/{name}").split()[0] for name in ("raw.img", "whole.qcow2")]
     raw = {"path": "/tmp/raw.img", "checksum": f"sha256:{sums[0]}"}
     logical = {"pool": "volumes", "name": "sent", "format": "raw", "upload": raw}
-    file = {
+    file: dict[str, Any] = {
         "pool": "folder",
         "name": "sent.qcow2",
         "size": "16MiB",
@@ -264,13 +233,13 @@ def test_what_is_in_a_volume_is_sent_and_brought(ansible: Ansible, done: Run, kv
     info = json.loads(kvm1.out("sudo qemu-img info --output json /srv/folder/sent.qcow2"))
     assert (info["format"], info["virtual-size"]) == ("qcow2", 16 << 20)
     kvm1.run("sudo qemu-img compare /tmp/raw.img /srv/folder/sent.qcow2")
-    brought = {**logical, "download": "/srv/folder/brought.img"}
+    brought = {**logical, "download": {"path": "/srv/folder/brought.img", "checksum": "sha256"}}
     run = ansible.plays(of_volumes(brought, file))
     assert verbs(run, "kvm_volumes") == ["volume/volumes/sent update now"]
     found = kvm1.out("sudo sha256sum /srv/folder/brought.img").split()[0]
     assert [v["checksum"] for v in run.of("kvm_volumes", "kvm1")["volumes"]] == [
         f"sha256:{found}",
-        None,
+        "",
     ]
     kvm1.run("sudo cmp --bytes 12582912 /tmp/raw.img /srv/folder/brought.img")
     assert ansible.plays(of_volumes(brought, file)).changed() == {}
@@ -278,25 +247,38 @@ def test_what_is_in_a_volume_is_sent_and_brought(ansible: Ansible, done: Run, kv
     kvm1.run("sudo rm /srv/folder/brought.img")
 
 
-def test_a_second_run_changes_nothing(ansible: Ansible, done: Run) -> None:
+def test_a_second_run_changes_nothing(
+    ansible: Ansible, done: Run, declared: list[dict[str, Any]]
+) -> None:
     del done
-    run = ansible.plays(of_pools(*POOLS), "--diff")
+    run = ansible.plays(of_pools(*declared), "--diff")
     assert run.changed() == {}, run.output
     assert run.of("kvm_pools", "kvm1")["pending"] == []
 
 
 def test_bad_input_is_told_at_once_and_nothing_is_touched(
-    ansible: Ansible, done: Run, kvm1: Host
+    ansible: Ansible, done: Run, served: Host, kvm1: Host
 ) -> None:
     del done
     before = seen(kvm1)
     linked = {"name": "linked", "type": "logical", "source_name": "x", "devices": [DISK2]}
     (message,) = ansible.plays(of_pools(linked), status=2).messages("kvm1")
     assert "the name that LVM knows it by, /dev/vdc" in message
-    away = {**POOLS[3], "name": "away", "hosts": [{"name": "10.77.0.99"}], "path": "/srv/away"}
+    nfs = pools(served)[3]
+    away = {**nfs, "name": "away", "hosts": [{"name": "10.77.0.99"}], "path": "/srv/away"}
     (message,) = ansible.plays(of_pools(away), status=2).messages("kvm1")
     assert "start pool/away: 10.77.0.99 does not answer on port 2049" in message
-    ansible.plays(of_pools({"name": "away", "state": "absent"}))
+    # A login with another secret than the server's, which nobody gets to read.
+    wrong = {**SECRET, "name": "closed", "value": "not-the-w0rd"}
+    closed = iscsi("closed", served, CLOSED, "closed")
+    run = ansible.plays(role(kvm_storage_secrets=[wrong], kvm_storage_pools=[closed]), status=2)
+    (message,) = run.messages("kvm1")
+    assert "start pool/closed" in message
+    assert "authorization" in message
+    assert wrong["value"] not in run.output
+    gone = [{"name": name, "state": "absent"} for name in ("away", "closed")]
+    wrong = {**wrong, "state": "absent"}
+    ansible.plays(role(kvm_storage_secrets=[wrong], kvm_storage_pools=gone))
     assert seen(kvm1) == before
 
 
@@ -336,10 +318,12 @@ def test_all_of_it_is_back_after_a_reboot(done: Run, kvm1: Host) -> None:
     assert {"folder", "files", "volumes", "nfs", "smb", "luns", "paths"} <= active
 
 
-def test_the_way_back_leaves_what_is_stored(ansible: Ansible, done: Run, kvm1: Host) -> None:
+def test_the_way_back_leaves_what_is_stored(
+    ansible: Ansible, done: Run, kvm1: Host, declared: list[dict[str, Any]]
+) -> None:
     del done
-    ansible.plays(of_pools(*POOLS), kvm_storage_state="absent")
+    ansible.plays(of_pools(*declared), kvm_storage_state="absent")
     assert virsh(kvm1, "pool-list --all --name") == ""
     assert kvm1.out("sudo vgs --noheadings -o vg_name").strip() == "vg0"
     assert "ext4" in kvm1.out(f"sudo blkid -p {DISK1}")
-    assert ansible.plays(of_pools(*POOLS), kvm_storage_state="absent").changed() == {}
+    assert ansible.plays(of_pools(*declared), kvm_storage_state="absent").changed() == {}
