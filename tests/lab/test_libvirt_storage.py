@@ -277,8 +277,8 @@ def test_bad_input_is_told_at_once_and_nothing_is_touched(
     assert "authorization" in message
     assert wrong["value"] not in run.output
     gone = [{"name": name, "state": "absent"} for name in ("away", "closed")]
-    wrong = {**wrong, "state": "absent"}
-    ansible.plays(role(kvm_storage_secrets=[wrong], kvm_storage_pools=gone))
+    ansible.plays(of_pools(*gone))
+    ansible.plays(role(kvm_storage_secrets=[{**wrong, "state": "absent"}]))
     assert seen(kvm1) == before
 
 
