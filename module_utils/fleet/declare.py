@@ -3,8 +3,8 @@
 """A fleet's files, made into what each of its hosts and guests is. Pure.
 
 All that is wrong is told at once, each with file, line, column and the path of its key. What is
-checked is what can be known without a host: the engines' own readers judge every guest, networks
-and pools theirs. A value that a template or a vault makes is left to the hosts.
+checked is what can be known without a host: the engines' own readers judge every guest. The values
+of networks and pools are left to the hosts, and so is what a template or a vault makes.
 """
 
 from __future__ import annotations
@@ -34,7 +34,6 @@ _GROUP = re.compile("[A-Za-z_][A-Za-z0-9_]*", re.ASCII)
 _HOST = re.compile(r"[A-Za-z0-9]([A-Za-z0-9.-]{0,251}[A-Za-z0-9])?", re.ASCII)
 _FOLDERS = ("dir", "fs", "netfs")  # pools in which a disk is a file
 _DIRECT = ("bridge", "private", "vepa", "passthrough", "hostdev")  # modes on the host's own network
-_NUMBER = re.compile(r"(.+)\[(\d+)\](?:\.(.+))?$", re.DOTALL)
 
 
 @dataclass(frozen=True)
@@ -234,22 +233,29 @@ class _Maker:
 
     def _profiles_end(self) -> None:
         """Refuse profiles that lead back to themselves, and scopes that no host is in."""
-        profiles = self.data.get("profiles") or {}
-        for name in profiles:
-            chain = [name]
-            while chain:
-                above = as_list((profiles.get(chain[-1]) or {}).get("profile"))
-                known = [one for one in above if one in profiles]
-                if not known:
-                    break
-                if known[0] in chain:
-                    found = " → ".join([*chain, known[0]])
-                    self.say(("profiles", name, "profile"), "profiles that end", found)
-                    break
-                chain.append(known[0])
+        for name in self.data.get("profiles") or {}:
+            circle = self._circle((name,), set())
+            if circle:
+                self.say(("profiles", name, "profile"), "profiles that end", " → ".join(circle))
         for path, pattern in self._scopes():
             if not any(fnmatchcase(host, pattern) for host in self.hosts):
                 self.strange(path, pattern, "a hypervisor, or a pattern of some", self.hosts)
+
+    def _circle(self, chain: tuple[str, ...], ended: set[str]) -> tuple[str, ...]:
+        """Return the way on which a chain of profiles comes back to its first, () for none.
+
+        Those that ``ended`` are not followed again.
+        """
+        profiles = self.data.get("profiles") or {}
+        for above in as_list((profiles.get(chain[-1]) or {}).get("profile")):
+            if above == chain[0]:
+                return (*chain, above)
+            if above in profiles and above not in ended:
+                ended.add(above)
+                found = self._circle((*chain, above), ended)
+                if found:
+                    return found
+        return ()
 
     # Guests.
 
@@ -280,14 +286,17 @@ class _Maker:
                 self.strange(path, name, word, known)
         return found
 
-    def _profiles(self, path: Path, names: Sequence[Any], depth: int = 0) -> list[Any]:
-        """Return profiles, each after those that it stands on."""
-        found: list[Any] = []
-        for one in self._named(path, "profiles", names, "a profile"):
-            above = as_list((one or {}).get("profile"))
-            found += self._profiles(path, above, depth + 1) if above and depth < 20 else []
-            found.append(one)
-        return found
+    def _profiles(self, path: Path, names: Sequence[Any], found: dict[str, Any]) -> list[Any]:
+        """Return profiles, each once and after those that it stands on; ``found`` gathers them."""
+        for name in names:
+            if name in found:
+                continue
+            for one in self._named(path, "profiles", [name], "a profile"):
+                found[name] = None  # on the way: one that leads back to itself is told by itself
+                self._profiles(path, as_list((one or {}).get("profile")), found)
+                del found[name]
+                found[name] = one
+        return list(found.values())
 
     def _merged(self, path: Path) -> dict[str, Any] | None:
         """Return what a guest is by all layers, None where they do not fit together."""
@@ -300,7 +309,7 @@ class _Maker:
             known = (*IOCTL_KEYS, "host", "profile", "groups", "vars")
             defaults = {k: v for k, v in (defaults or {}).items() if k in known}
             first = merged([defaults, own])
-        profiles = self._profiles((*path, "profile"), as_list(first.get("profile")))
+        profiles = self._profiles((*path, "profile"), as_list(first.get("profile")), {})
         groups = as_list(merged([defaults, *profiles, own]).get("groups"))
         shared = self.data.get("guest_groups") or {}
         layers = [defaults, *profiles, *(shared[one] for one in groups if one in shared), own]
@@ -438,6 +447,7 @@ class _Maker:
     # What the engines' own readers say.
 
     def _check_guests(self, guests: Sequence[Guest]) -> None:
+        # Nothing is made here, so no seed is looked at.
         dialects: dict[str, Any] = {
             "libvirt": LibvirtDialect(HostCapabilities, lambda: None, None, local=True),  # type: ignore[arg-type]
             "ioctl": IoctlDialect(Limits(programs=kernels()), Host("", "", supervised=True)),

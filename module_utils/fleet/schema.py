@@ -136,7 +136,6 @@ def _hypervisor() -> dict[str, Any]:
 def fleet_schema() -> dict[str, Any]:
     """Return the schema of a whole fleet."""
     guest = {"$ref": "#/$defs/guest"}
-    anything: dict[str, Any] = {}
     composed = {"type": "object", "description": "a mapping of expressions"}
     return {
         "$schema": DRAFT,
@@ -176,8 +175,6 @@ def fleet_schema() -> dict[str, Any]:
             "groups": composed,
             "keyed_groups": {"type": "array", "description": "a list of mappings"},
             "strict": {"type": "boolean", "description": "true or false"},
-            "leading_separator": {"type": "boolean", "description": "true or false"},
-            "use_extra_vars": anything,
         },
     }
 

@@ -134,9 +134,8 @@ class _Reader:
     def _scalar(self, node: Any, path: Path) -> Any:
         if node.tag in (f"{_CORE}str", f"{_CORE}timestamp", f"{_CORE}value"):
             return node.value
-        makers = {"int": int, "bool": bool, "null": None, "float": float}
         kind = node.tag[len(_CORE) :] if node.tag.startswith(_CORE) else node.tag
-        if kind not in makers:
+        if kind not in ("int", "bool", "null", "float"):
             known = ", ".join(sorted(self.tags))
             self.say(node, path, f"no tag but {known}" if known else "no tag", f"{node.tag}")
             return None

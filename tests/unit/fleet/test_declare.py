@@ -95,6 +95,23 @@ def test_layers_lie_over_each_other():
     assert (plain.spec["title"], plain.spec["nics"]) == ("default", [{"network": "lan"}])
 
 
+def test_many_profiles_in_a_circle_are_told_in_time():
+    names = [f"p{n}" for n in range(14)]
+    profiles = {name: {"profile": names} for name in names}
+    with pytest.raises(InputError) as raised:
+        guest({"memory": "1GiB", "profile": "p0"}, profiles=profiles)
+    assert len(raised.value.problems) == len(names)
+
+
+def test_a_profile_lies_over_those_that_it_stands_on():
+    profiles = {
+        f"p{n}": {"profile": [f"p{m}" for m in range(n)], "title": f"p{n}"} for n in range(30)
+    }
+    profiles["p1"]["description"] = "of p1"
+    spec = guest({"memory": "1GiB", "profile": "p29"}, profiles=profiles).spec
+    assert (spec["title"], spec["description"]) == ("p29", "of p1")
+
+
 def test_another_engine_takes_of_the_defaults_what_it_knows():
     sections = {"defaults": {"size": "small", "network": "lan", "autostart": True, "title": "x"}}
     spec = guest({"engine": "ioctl", "kernel": "host", "memory": "64MiB"}, **sections).spec
