@@ -4,8 +4,8 @@
 
 `test` is lint, the unit tests, those of the code that runs on hosts under the oldest Python that
 hosts may have, the tests on the real /dev/kvm and in network namespaces, those on the lab, and
-molecule's scenarios. Every step runs, whatever failed before it. Lanes of steps run side by side
-where each keeps one processor busy.
+molecule's scenarios. Every step runs, whatever failed before it; what failed on the lab is made
+once more. Lanes of steps run side by side where each keeps one processor busy.
 """
 
 from __future__ import annotations
@@ -268,31 +268,24 @@ _OF_HOSTS = "host_role network_role storage_role ioctl_guests images lab preflig
 HOSTS = [lab_module(topic) for topic in _OF_HOSTS.split()]
 
 
-def lost_guests(lab: str) -> Path:
-    """Return the file in which the tests on a lab say which guests the emulator lost."""
-    return BUILD / f"lost-guests-{lab}"
-
-
 def lab_cache(lab: str) -> Path:
     """Return where pytest notes what failed on a lab."""
     return BUILD / f"pytest-{lab}"
 
 
 def lab_again(lab: str) -> list[str] | None:
-    """Return the command that repeats the files that failed, where the emulator lost a guest."""
-    lost = lost_guests(lab)
-    if not lost.exists():
+    """Return the command that repeats the files that failed, as the emulator errs now and then."""
+    noted = lab_cache(lab) / "v" / "cache" / "lastfailed"
+    if not noted.exists():
         return None
-    failed = json.loads((lab_cache(lab) / "v" / "cache" / "lastfailed").read_text())
-    files = sorted({name.partition("::")[0] for name in failed})
-    print(f"   {lost.read_text()}   once more: {' '.join(files)}", flush=True)
-    lost.unlink()
-    return [tool("pytest"), "-q", *files]
+    files = sorted({name.partition("::")[0] for name in json.loads(noted.read_text())})
+    print(f"   FAILED, and once more: {' '.join(files)}", flush=True)
+    return [tool("pytest"), "-q", *files, "-o", f"cache_dir={lab_cache(lab)}"]
 
 
 def lab_step(title: str, lab: str, *arguments: str) -> Step:
     """Return tests that raise a lab of this name; others may have theirs beside it."""
-    lost_guests(lab).unlink(missing_ok=True)
+    shutil.rmtree(lab_cache(lab), ignore_errors=True)
     options = ["--durations=25", "--durations-min=10", "-o", f"cache_dir={lab_cache(lab)}"]
     return replace(
         pytest_step(title, *arguments, *options),
@@ -320,7 +313,13 @@ def molecule_step(scenario: str) -> Step:
     """Return a scenario of molecule, which raises a lab of its own and takes it away."""
     command = [tool("molecule"), "test", "--scenario-name", scenario]
     labs = (f"molecule-{scenario}",)
-    return Step(f"molecule: {scenario}", command, patience=LAB_PATIENCE, labs=labs)
+    title = f"molecule: {scenario}"
+
+    def again() -> list[str]:
+        print(f"   {title}: FAILED, and once more", flush=True)
+        return command
+
+    return Step(title, command, patience=LAB_PATIENCE, labs=labs, again=again)
 
 
 def lint(_: Sequence[str]) -> list[list[Lane]]:

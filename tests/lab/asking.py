@@ -20,7 +20,7 @@ BOOT = {
     "kernel": "/var/lib/virtlab/vmlinuz",
     "initrd": "/var/lib/virtlab/initrd",
     "cmdline": "console=ttyS0 quiet edd=off norandmaps mitigations=off",
-    "wait_timeout": "120s",  # it takes a tenth
+    "wait_timeout": "600s",  # it takes a fiftieth where nothing else runs
 }
 
 

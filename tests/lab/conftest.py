@@ -17,17 +17,16 @@ from typing import TYPE_CHECKING
 
 import sampling
 from asking import lost_guests
-from playing import REPOSITORY, Ansible
+from playing import Ansible
 from virtlab.lab import DESCRIPTIONS, Lab
 
 if TYPE_CHECKING:
     from virtlab.host import Host
 
 STANDARD = DESCRIPTIONS / "lab.yml"
-# Read by scripts/check.py, which repeats what failed.
 LAB = os.environ.get("LAB", "test")
-LOST = REPOSITORY / "build" / f"lost-guests-{LAB}"
 SEED = sampling.seed()
+_SHOWN = 3  # lines of a console that the summary shows
 
 
 def pytest_report_header() -> str:
@@ -65,10 +64,19 @@ def pytest_runtest_makereport(
                 lost += f"the emulator of {host.name} ended by itself: {said}\n"
             told = f"{host.state()}; {asked.stdout}{asked.stderr}\n{lost}{host.console()[-2000:]}"
             report.sections.append((f"the host {host.name}", told))
-            if lost:
-                with LOST.open("a") as file:
-                    file.write(lost)
+            since = asked.stdout.partition("\n")[0] or "nobody knows when"
+            lines = [f"{host.state()}, up since {since}", *lost.splitlines()]
+            lines += host.console().splitlines()[-_SHOWN:]
+            report.user_properties.append((f"{item.name}: {host.name}", "\n  ".join(lines)))
     return report
+
+
+def pytest_terminal_summary(terminalreporter: pytest.TerminalReporter) -> None:
+    """Say last, and in short, how the hosts were when tests failed."""
+    for kind in ("failed", "error"):
+        for report in terminalreporter.getreports(kind):
+            for name, told in report.user_properties:
+                terminalreporter.write_line(f"{name}: {told}")
 
 
 @pytest.fixture(scope="session")

@@ -121,8 +121,6 @@ class Site:
             "hypervisors": {
                 self.hypervisor.name: {
                     **self.variables,
-                    # A connection that breaks before the module is sent is taken up again.
-                    "ansible_ssh_retries": 2,
                     "kvm_storage_secrets": [LOGIN],
                     "kvm_storage_volumes": [{"pool": "volumes", "name": "data", "size": "8MiB"}],
                 }

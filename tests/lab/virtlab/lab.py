@@ -144,6 +144,8 @@ class Lab:
             "ansible_user": USER,
             "ansible_ssh_private_key_file": str(self.ssh.key),
             "ansible_host_key_checking": True,
+            # An emulated host may stand still for longer than a connection lives.
+            "ansible_ssh_retries": 2,
             "ansible_ssh_common_args": options,
             "ansible_control_path": str(self.ssh.control_path(host.name)),
             "ansible_python_interpreter": "/usr/bin/python3",
