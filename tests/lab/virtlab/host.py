@@ -32,6 +32,7 @@ BOOT_PATIENCE = 600.0  # seconds; a loaded machine takes several times what an i
 RESTORE_PATIENCE = 120.0
 _SNAPSHOT_FORMAT = 1  # of what a saved host consists of
 _ON_THE_WAY = {"off", "starting", "inmigrate", "prelaunch", "restore-vm"}
+_PANIC = "Kernel panic - not syncing"
 _TAIL = 20  # lines of the console that a message shows
 
 
@@ -182,6 +183,8 @@ class Host:
         while not self._answers():
             if processes.running(self.folder) is None:
                 raise self._failure("it went off while it was waited for")
+            if _PANIC in self.console():
+                raise self._failure("its kernel panicked")
             if time.monotonic() > give_up:
                 raise self._failure(f"no answer over SSH within {patience:.0f} s")
             time.sleep(0.5)
