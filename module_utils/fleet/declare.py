@@ -24,36 +24,48 @@ from ..guest.libvirt.dialect import LibvirtDialect
 from ..guest.spec import ABSENT, DEFAULT_ENGINE
 from ..guest.spec import read as read_guests
 from ..image.spec import read as read_images
+from ..units import UnitError, parse_size
 from .merge import as_list, merged
+from .needs import asked_of, wants_of
 from .ranges import RangeError, expanded
 from .schema import LABEL, SIZE, SUGAR, problems, short
 from .source import Path, Sources, Tags, read_file
 
+MOST_REMOVALS = "20%"
 IMPLICIT = "all", "ungrouped", "hypervisors", "guests"
+_NONE = ""  # the name of no host
 _GROUP = re.compile("[A-Za-z_][A-Za-z0-9_]*", re.ASCII)
 _HOST = re.compile(r"[A-Za-z0-9]([A-Za-z0-9.-]{0,251}[A-Za-z0-9])?", re.ASCII)
 _FOLDERS = ("dir", "fs", "netfs")  # pools in which a disk is a file
 _DIRECT = ("bridge", "private", "vepa", "passthrough", "hostdev")  # modes on the host's own network
 
 
+_PLACE = ("zone", "maintenance", "fenced", "resources", "overcommit", "reserve")
+
+
 @dataclass(frozen=True)
 class Hypervisor:
-    """A host of guests: its groups, its own variables, and what the roles make of it."""
+    """A host of guests: its groups, its own variables, and what the roles make of it.
+
+    ``place`` is what it is to guests: its zone, what it offers, and how much may be given out.
+    """
 
     name: str
     groups: tuple[str, ...] = ()
     variables: Mapping[str, Any] = field(default_factory=dict)
+    place: Mapping[str, Any] = field(default_factory=dict)
 
 
 @dataclass(frozen=True)
 class Guest:
     """A guest: its host, its groups and variables, and its spec as kvm_guests takes it.
 
+    ``host`` is None where it is to be placed, which ``asked`` says by what (fleet.needs).
     ``address`` is one that it has for sure, ``direct`` whether that is on its host's own network.
     """
 
     name: str
-    host: str
+    host: str | None
     path: Path
     groups: tuple[str, ...] = ()
     variables: Mapping[str, Any] = field(default_factory=dict)
@@ -61,6 +73,7 @@ class Guest:
     address: str | None = None
     direct: bool = False
     short: frozenset[str] = frozenset()  # of its spec, what was said in short words
+    asked: Mapping[str, Any] = field(default_factory=dict)
 
 
 @dataclass(frozen=True)
@@ -71,6 +84,9 @@ class Fleet:
     hypervisors: Sequence[Hypervisor]
     guests: Sequence[Guest]
     options: Mapping[str, Any] = field(default_factory=dict)  # of constructed groups
+    placement: Mapping[str, Any] = field(default_factory=dict)
+    prune: bool = False
+    most_removals: str = MOST_REMOVALS
 
 
 def declare(files: Iterable[tuple[str, bytes]], tags: Tags | None = None) -> Fleet:
@@ -144,17 +160,30 @@ class _Maker:
         self._profiles_end()
         guests = self._guests()
         common = {host: self._common(host) for host in self.hosts}
+        self._size(
+            ("placement", "reserve", "memory"),
+            ((self.data.get("placement") or {}).get("reserve") or {}).get("memory"),
+        )
         self._check_guests(guests)
         placed: dict[str, list[Mapping[str, Any]]] = {host: [] for host in self.hosts}
         for guest in guests:
-            placed[guest.host].append(guest.spec)
+            if guest.host is not None:
+                placed[guest.host].append(guest.spec)
         hypervisors = [
             self._hypervisor(name, path, {**common[name], "kvm_guest_specs": placed[name]})
             for name, path in self.hosts.items()
         ]
         keys = ("compose", "groups", "keyed_groups", "strict")
         options = {key: self.data[key] for key in keys if key in self.data}
-        return Fleet(self.name, hypervisors, guests, options)
+        return Fleet(
+            self.name,
+            hypervisors,
+            guests,
+            options,
+            self.data.get("placement") or {},
+            bool(self.data.get("prune", False)),
+            self.data.get("most_removals", MOST_REMOVALS),
+        )
 
     # Names.
 
@@ -194,12 +223,33 @@ class _Maker:
     def _hypervisor(self, name: str, path: Path, made: Mapping[str, Any]) -> Hypervisor:
         entry = dict(self.data["hypervisors"][path[1]] or {})
         groups = self._in_groups((*path, "groups"), entry.pop("groups", None))
+        place = {key: entry.pop(key) for key in _PLACE if entry.get(key) is not None}
+        self._size((*path, "reserve", "memory"), (place.get("reserve") or {}).get("memory"))
+        place["offers"] = sorted(self._offers(name))
         own = {**(entry.pop("vars", None) or {}), **entry}
         for key in made:
             if key in own:
                 remedy = f"leave {key} to an inventory that is not a fleet's"
                 self.say((*path, key), "what the fleet itself makes", "it stated as well", remedy)
-        return Hypervisor(name, groups, {**own, **made})
+        return Hypervisor(name, groups, {**own, **made}, place)
+
+    def _size(self, path: Path, value: Any) -> None:
+        """Refuse a size that is none."""
+        if isinstance(value, str) and not lazy(value):
+            try:
+                parse_size(value)
+            except UnitError:
+                self.say(path, "a size such as 2GiB", shown(value))
+
+    def _offers(self, host: str) -> set[str]:
+        """Return the networks, pools and images that a host has, as guests want them."""
+        words = {"networks": "network", "pools": "pool", "images": "image"}
+        return {
+            f"{word} {name}"
+            for section, word in words.items()
+            for name in self.data.get(section) or {}
+            if self._reaches(section, name, host)
+        }
 
     def _common(self, host: str) -> dict[str, Any]:
         """Return what the roles make of networks, pools and images that a host has."""
@@ -306,7 +356,8 @@ class _Maker:
         engine = first.get("engine", DEFAULT_ENGINE)
         if engine != DEFAULT_ENGINE:
             # What most guests are by default need not be what this engine knows.
-            known = (*IOCTL_KEYS, "host", "profile", "groups", "vars")
+            placing = ("host", "hosts", "avoid", "spread", "together", "resources")
+            known = (*IOCTL_KEYS, *placing, "profile", "groups", "vars")
             defaults = {k: v for k, v in (defaults or {}).items() if k in known}
             first = merged([defaults, own])
         profiles = self._profiles((*path, "profile"), as_list(first.get("profile")), {})
@@ -328,7 +379,7 @@ class _Maker:
         spec = {key: value for key, value in values.items() if key not in (*SUGAR, *SIZE)}
         spec.update((key, values[key]) for key in ("vcpus", "memory") if key in values)
         groups = self._in_groups((*path, "groups"), values.get("groups"))
-        if host is None:
+        if host is _NONE:
             return None
         if spec.get("engine", DEFAULT_ENGINE) == DEFAULT_ENGINE and spec.get("state") != ABSENT:
             self._disks(name, host, path, values, spec)
@@ -342,33 +393,68 @@ class _Maker:
         variables = values.get("vars") or {}
         made = frozenset({"disks", "nics"} & (set(spec) - set(values)))
         spec = {"name": name, **spec}
-        return Guest(name, host, path, groups, variables, spec, address, direct, made)
+        asked = asked_of(spec, values, self.data)
+        if host is None:
+            self._placeable(path, asked)
+        return Guest(name, host, path, groups, variables, spec, address, direct, made, asked)
 
     def _host(self, path: Path, values: Mapping[str, Any]) -> str | None:
+        """Return the host that a guest is pinned to, None for one to be placed; _NONE, a problem.
+
+        Where a fleet has one host, there is nothing to choose.
+        """
         host = values.get("host")
-        if host is None and len(self.hosts) == 1:
-            return next(iter(self.hosts))
         if host is None:
-            expected = f"the hypervisor that it runs on ({', '.join(list(self.hosts)[:8])})"
-            self.say((*path, "host"), expected, "nothing")
-            return None
+            return next(iter(self.hosts)) if len(self.hosts) == 1 else None
+        for key in ("hosts", "avoid"):
+            if key in values and key in (self.data["guests"][path[1]] or {}):
+                self.say((*path, key), f"nothing beside host: {host}", shown(values[key]))
         if host not in self.hosts:
             self.strange((*path, "host"), host, "a hypervisor", self.hosts)
-            return None
+            return _NONE
         return str(host)
 
-    def _known(self, path: Path, section: str, word: str, name: Any, host: str) -> bool:
+    def _placeable(self, path: Path, asked: Mapping[str, Any]) -> None:
+        """Refuse what no host can ever satisfy."""
+        hosts: dict[str, list[str]] = {}
+        for key in ("hosts", "avoid"):
+            for pattern in asked.get(key) or ():
+                hosts[pattern] = [one for one in self.hosts if fnmatchcase(one, pattern)]
+                if not hosts[pattern]:
+                    word = "a hypervisor, or a pattern of some"
+                    self.strange((*path, key), pattern, word, self.hosts)
+        allowed = [
+            host
+            for host in self.hosts
+            if ("hosts" not in asked or any(host in hosts[one] for one in asked["hosts"]))
+            and not any(host in hosts[one] for one in asked.get("avoid", ()))
+        ]
+        if not allowed:
+            if all(hosts.values()):
+                self.say((*path, "avoid"), "a hypervisor that is left", "none")
+            return
+        wants = wants_of(asked)
+        if not any(wants <= self._offers(host) for host in allowed):
+            found = f"none that has {', '.join(sorted(wants))}"
+            self.say(path, f"a hypervisor for it among {', '.join(allowed[:8])}", found)
+
+    def _known(self, path: Path, section: str, word: str, name: Any, host: str | None) -> bool:
         known = self.data.get(section) or {}
         if name not in known:
             self.strange(path, name, word, known)
             return False
-        if not self._reaches(section, name, host):
+        if host is not None and not self._reaches(section, name, host):
             self.say(path, f"{word} that {host} has", shown(name))
             return False
         return True
 
     def _disks(
-        self, name: str, host: str, path: Path, values: Mapping[str, Any], spec: dict[str, Any]
+        self,
+        name: str,
+        host: str | None,
+        path: Path,
+        values: Mapping[str, Any],
+        spec: dict[str, Any],
     ) -> None:
         """Make the first disk of what is said of it in short."""
         short = {key: values[key] for key in ("image", "disk", "pool") if key in values}
@@ -394,14 +480,15 @@ class _Maker:
             disk["image"] = image
         spec["disks"] = [disk]
 
-    def _pool(self, host: str, path: Path, pool: Any) -> str | None:
+    def _pool(self, host: str | None, path: Path, pool: Any) -> str | None:
         """Return the folder of the pool that a guest's first disk is in, None for a problem."""
         path = (*path, "pool")
         if pool is None:
             known = self.data.get("pools") or {}
-            pools = [one for one in known if self._reaches("pools", one, host)]
+            pools = [one for one in known if host is None or self._reaches("pools", one, host)]
             if len(pools) != 1:
-                expected = f"one of the pools of {host} ({', '.join(pools) or 'it has none'})"
+                owner = "the fleet" if host is None else host
+                expected = f"one of the pools of {owner} ({', '.join(pools) or 'it has none'})"
                 self.say(path, expected, "nothing")
                 return None
             pool = pools[0]
@@ -414,7 +501,9 @@ class _Maker:
         self.say(path, expected, shown(pool), "declare the disk under disks, with its volume")
         return None
 
-    def _nics(self, host: str, path: Path, values: Mapping[str, Any], spec: dict[str, Any]) -> None:
+    def _nics(
+        self, host: str | None, path: Path, values: Mapping[str, Any], spec: dict[str, Any]
+    ) -> None:
         """Make NICs of the networks that are named."""
         if "network" not in values:
             return

@@ -75,8 +75,69 @@ SIZE: dict[str, Any] = {
     "memory": _text("how much memory, as a size such as 2GiB"),
     "disk": _text("how large the first disk is, as a size such as 20GiB"),
 }
+_FLAG = {"type": "boolean", "x-expected": "true or false"}
+_COUNTS = {
+    "type": "object",
+    "description": "a mapping of whole numbers, such as {gpu: 1}",
+    "additionalProperties": {"type": "integer", "minimum": 0, "description": "a whole number"},
+    "propertyNames": {"pattern": f"^{LABEL}$"},
+}
+_RULE = _mapping(
+    {
+        "group": _text("the name of the rule's group"),
+        "over": {"enum": ["host", "zone"], "description": "host or zone"},
+        "soft": {**_FLAG, "description": "whether it gives way to room"},
+    },
+    "a mapping (group, over, soft)",
+    ["group"],
+)
+_RULE_TEXT = "a group's name, a mapping (group, over, soft), or a list of these"
+_PLACING: dict[str, Any] = {
+    "overcommit": _mapping(
+        {
+            word: {
+                "type": "number",
+                "exclusiveMinimum": 0,
+                "description": f"how often {word} may be given out, such as 1.5",
+                "x-expected": "a number above 0",
+            }
+            for word in ("vcpus", "memory", "disk")
+        },
+        "a mapping (vcpus, memory, disk)",
+    ),
+    "reserve": _mapping(
+        {
+            "vcpus": {"type": "integer", "minimum": 0, "description": "a whole number"},
+            "memory": _text(
+                "what the host keeps for itself, as a size such as 2GiB",
+                **{"x-expected": "a size such as 2GiB"},
+            ),
+        },
+        "a mapping (vcpus, memory)",
+    ),
+}
+
+
+def _rules(description: str) -> dict[str, Any]:
+    name = {"type": "string", "description": "a group's name"}
+    return {
+        "description": description,
+        "x-expected": _RULE_TEXT,
+        "anyOf": [name, _RULE, {"type": "array", "items": {"anyOf": [name, _RULE]}}],
+    }
+
+
 SUGAR: dict[str, Any] = {
-    "host": _text("the hypervisor that it runs on"),
+    "host": _text(
+        "the hypervisor that it runs on; without one it is placed",
+        **{"x-expected": "a hypervisor's name"},
+    ),
+    "hosts": _names("the hypervisors that it may be placed on, by names or patterns"),
+    "avoid": _names("the hypervisors that it is not placed on, by names or patterns"),
+    "spread": _rules("never two guests of the group on one host, or in one zone"),
+    "together": _rules("all guests of the group on one host, or in one zone"),
+    "resources": {**_COUNTS, "description": "how much it needs of what its host has counted"},
+    "one_numa_node": {**_FLAG, "description": "whether one NUMA node has to have room for it"},
     "size": {
         "description": "a size of the fleet, or one of its own",
         "x-expected": "the name of a size, or a mapping (vcpus, memory, disk)",
@@ -127,7 +188,16 @@ def _of(keys: Sequence[str], flags: Sequence[str], where: str, word: str) -> dic
 
 
 def _hypervisor() -> dict[str, Any]:
-    entry = _mapping({"groups": SUGAR["groups"], "vars": _VARS}, "a mapping of a host's variables")
+    keys = {
+        "groups": SUGAR["groups"],
+        "vars": _VARS,
+        "zone": _text("where it stands: what fails together, such as a rack"),
+        "maintenance": {**_FLAG, "description": "whether it takes no further guests"},
+        "fenced": {**_FLAG, "description": "whether it is off for sure, with all that was on it"},
+        "resources": {**_COUNTS, "description": "what it has, counted, such as {gpu: 2}"},
+        **_PLACING,
+    }
+    entry = _mapping(keys, "a mapping of a host's variables")
     entry["patternProperties"] = {"^(ansible|kvm)_[a-z0-9_]+$": {"description": "a variable"}}
     return _or_null(entry)
 
@@ -171,10 +241,28 @@ def fleet_schema() -> dict[str, Any]:
             "guest_groups": _section(guest, "what the guests of a group have, by the group's name"),
             "defaults": guest,
             "guests": _section(guest, "a mapping of guests by name, or by a range of names"),
+            "placement": _mapping(
+                {
+                    "strategy": {"enum": ["balance", "pack"], "description": "balance or pack"},
+                    "n_plus_one": {
+                        **_FLAG,
+                        "description": "whether the others have room for all that is on any one",
+                    },
+                    **_PLACING,
+                },
+                "a mapping (strategy, n_plus_one, overcommit, reserve)",
+            ),
+            "prune": {**_FLAG, "description": "whether guests go that are no longer declared"},
+            "most_removals": {
+                "type": "string",
+                "pattern": "^([0-9]{1,2}|100)%$",
+                "description": "the share of guests that a run may remove, such as 20%",
+                "x-expected": "a share such as 20%",
+            },
             "compose": composed,
             "groups": composed,
             "keyed_groups": {"type": "array", "description": "a list of mappings"},
-            "strict": {"type": "boolean", "description": "true or false"},
+            "strict": {**_FLAG, "description": "whether a wrong expression ends the run"},
         },
     }
 
@@ -227,8 +315,9 @@ def _told(error: Any) -> Iterator[tuple[Path, Problem]]:
                 continue
             problem = short(unknown("", key, "a known key", known))
             if patterns:
+                words = f"{', '.join(known)}, ansible_… or kvm_…"
                 remedy = problem.remedy or "put other variables under vars"
-                problem = Problem("", "ansible_…, kvm_…, groups or vars", shown(key), remedy)
+                problem = Problem("", words, shown(key), remedy)
             yield (*path, key), problem
     elif error.validator == "required":
         for key in schema["required"]:

@@ -1,0 +1,395 @@
+# Copyright (C) 2026 virtfleet contributors
+# SPDX-License-Identifier: GPL-3.0-or-later
+"""The plan of a fleet: whose part a guest is, and what is refused."""
+
+from __future__ import annotations
+
+import random
+from typing import Any
+
+import pytest
+from ansible.module_utils.converge.errors import InputError, VirtfleetError
+from ansible.module_utils.fleet.plan import FleetPlan, Wish, newest_witness, plan
+
+GIB = 1 << 30
+ROOM = {"cpus": 8, "memory": 32 * GIB}
+
+
+def seen(name: str, **more: Any) -> dict[str, Any]:
+    """Return a guest as kvm_guests_info shows it."""
+    return {
+        "name": name,
+        "state": "running",
+        "owned": True,
+        "fleet": "test",
+        "digest": f"digest of {name}",
+        "vcpus": 1,
+        "memory": "1GiB",
+        **more,
+    }
+
+
+def host(*guests: dict[str, Any], **more: Any) -> dict[str, Any]:
+    return {"guests": list(guests), "room": ROOM, **more}
+
+
+def guest(name: str, **more: Any) -> dict[str, Any]:
+    return {"name": name, "asked": {"memory": "1GiB"}, **more}
+
+
+def made(
+    guests: list[dict[str, Any]],
+    observed: dict[str, Any],
+    places: dict[str, Any] | None = None,
+    **more: Any,
+) -> FleetPlan:
+    hypervisors = {name: {} for name in ("kvm1", "kvm2", "kvm3")} if places is None else places
+    return plan(Wish("test", guests, hypervisors, **more), observed)
+
+
+def everywhere(**hosts: Any) -> dict[str, Any]:
+    return {"kvm1": host(), "kvm2": host(), "kvm3": host(), **hosts}
+
+
+def told(found: FleetPlan) -> list[str]:
+    return [f"{one.object} {one.host}: {one.reason}" for one in found.blocked]
+
+
+def test_a_guest_that_is_somewhere_is_that_host_s_part() -> None:
+    found = made([guest("web")], everywhere(kvm2=host(seen("web"))))
+    assert found.parts["kvm2"].to_dict() == {
+        "guests": ["web"],
+        "gone": [],
+        "expect": {"web": "digest of web"},
+    }
+    assert found.hosts == {"web": "kvm2"}
+    assert found.new == []
+    assert told(found) == []
+
+
+def test_a_new_guest_is_placed_and_expected_not_to_be_there() -> None:
+    found = made([guest("web"), guest("db", host="kvm3")], everywhere())
+    assert found.hosts == {"web": "kvm1", "db": "kvm3"}
+    assert found.parts["kvm1"].expect == {"web": ""}
+    assert sorted(found.new) == ["db", "web"]
+    assert found.reasons["web"].startswith("kvm1: most room")
+    assert found.witness == {
+        "serial": 1,
+        "hosts": ["kvm1", "kvm2", "kvm3"],
+        "guests": {"db": "kvm3", "web": "kvm1"},
+    }
+
+
+def test_what_others_have_is_not_given_out() -> None:
+    stranger = seen("other", owned=False, fleet="", memory="31GiB")
+    idle = seen("idle", owned=False, fleet="", memory="31GiB", state="stopped")
+    observed = {"kvm1": host(stranger), "kvm2": host(idle)}
+    places: dict[str, Any] = {"kvm1": {}, "kvm2": {"reserve": {"memory": "30GiB"}}}
+    found = made([guest("web", asked={"memory": "2GiB"})], observed, places)
+    assert found.hosts == {"web": "kvm2"}
+    found = made([guest("web", asked={"memory": "3GiB"})], observed, places)
+    assert told(found) == [
+        (
+            "guest/web : it fits on no host: kvm1 refused: 3GiB short of memory; "
+            "kvm2 refused: 1GiB short of memory"
+        )
+    ]
+
+
+@pytest.mark.parametrize(
+    ("wanted", "observed", "expected"),
+    [
+        pytest.param(
+            guest("web", host="kvm1"),
+            everywhere(kvm2=host(seen("web"))),
+            "guest/web kvm2: it is on kvm2, declared for kvm1",
+            id="pinned elsewhere",
+        ),
+        pytest.param(
+            guest("web"),
+            everywhere(kvm2=host(seen("web", owned=False, fleet=""))),
+            "guest/web kvm2: a guest of that name is on kvm2, not ours",
+            id="a stranger of that name",
+        ),
+        pytest.param(
+            guest("web"),
+            everywhere(kvm2=host(seen("web", fleet="other"))),
+            "guest/web kvm2: a guest of that name is on kvm2, not ours",
+            id="another fleet's",
+        ),
+        pytest.param(
+            guest("web", host="kvm3"),
+            everywhere(kvm3=None),
+            "guest/web kvm3: its host was not reached",
+            id="the host of a pin is away",
+        ),
+        pytest.param(
+            guest("web"),
+            everywhere(kvm3=None),
+            "guest/web kvm3: it may be on kvm3, not looked at in this run",
+            id="no witness and a host away",
+        ),
+        pytest.param(
+            guest("web", host="kvm1"),
+            everywhere(kvm3=None),
+            "guest/web kvm3: it may be on kvm3, not looked at in this run",
+            id="a pin does not make it safe",
+        ),
+        pytest.param(
+            guest("web", state="absent"),
+            everywhere(kvm3=None),
+            "guest/web kvm3: it may be on kvm3, not looked at in this run",
+            id="what shall go may be where nobody looked",
+        ),
+        pytest.param(
+            guest("web"),
+            everywhere(
+                kvm1=host(witness={"test": {"serial": 4, "guests": {"web": "kvm3"}}}), kvm3=None
+            ),
+            "guest/web kvm3: it may be on kvm3, not looked at in this run",
+            id="the witness saw it there",
+        ),
+        pytest.param(
+            guest("web"),
+            everywhere(kvm1=host(witness={"test": {"serial": 4, "guests": {"web": "kvm9"}}})),
+            "guest/web kvm9: it may be on kvm9, not looked at in this run",
+            id="its host left the fleet",
+        ),
+    ],
+)
+def test_what_may_not_be_touched_is_told(
+    wanted: dict[str, Any], observed: dict[str, Any], expected: str
+) -> None:
+    found = made([wanted], observed)
+    assert told(found) == [expected]
+    assert all(not part.guests for part in found.parts.values())
+
+
+def test_a_new_guest_that_the_newest_witness_does_not_know_is_made() -> None:
+    hosts = ["kvm1", "kvm2", "kvm3"]
+    old = {"test": {"serial": 3, "hosts": hosts, "guests": {"web": "kvm3"}}}
+    new = {"test": {"serial": 4, "hosts": hosts, "guests": {"db": "kvm3"}}}
+    observed = everywhere(kvm1=host(witness=old), kvm2=host(witness=new), kvm3=None)
+    found = made([guest("web"), guest("db")], observed)
+    assert found.new == ["web"]
+    assert told(found) == ["guest/db kvm3: it may be on kvm3, not looked at in this run"]
+    # What is remembered of the host that is away stays.
+    guests = {"db": "kvm3", "web": "kvm1"}
+    assert found.witness == {"serial": 5, "hosts": hosts, "guests": guests}
+
+
+def test_of_a_host_that_was_never_looked_at_no_witness_knows_anything() -> None:
+    first = made([guest("web")], everywhere(kvm3=None))
+    assert told(first) == ["guest/web kvm3: it may be on kvm3, not looked at in this run"]
+    witness = {"test": first.witness}
+    again = made([guest("web")], everywhere(kvm1=host(witness=witness), kvm3=None))
+    assert told(again) == told(first)
+    whole = made([], everywhere(kvm1=host(witness=witness)))
+    witness = {"test": whole.witness}
+    assert made([guest("web")], everywhere(kvm1=host(witness=witness), kvm3=None)).new == ["web"]
+
+
+def test_a_host_that_is_fenced_holds_nothing_back() -> None:
+    places: dict[str, Any] = {"kvm1": {}, "kvm2": {"fenced": True}}
+    witness = {"test": {"serial": 1, "guests": {"web": "kvm2"}}}
+    found = made([guest("web")], {"kvm1": host(witness=witness), "kvm2": None}, places)
+    assert found.hosts == {"web": "kvm1"}
+    found = made([guest("web", host="kvm2")], {"kvm1": host(), "kvm2": None}, places)
+    assert told(found) == ["guest/web kvm2: its host is fenced"]
+
+
+def test_a_guest_that_runs_twice_is_told_loudly_and_left_alone() -> None:
+    found = made(
+        [guest("web"), guest("db")],
+        everywhere(
+            kvm1=host(seen("web"), seen("db")), kvm3=host(seen("web"), seen("db", state="stopped"))
+        ),
+    )
+    assert [(one.object, one.host) for one in found.blocked] == [
+        ("guest/web", "kvm1"),
+        ("guest/web", "kvm3"),
+        ("guest/db", "kvm1"),
+        ("guest/db", "kvm3"),
+    ]
+    assert found.blocked[0].reason == (
+        "it RUNS on several hosts at once, which may destroy its disks: "
+        "kvm1 (running) and kvm3 (running)"
+    )
+    assert found.blocked[2].reason == (
+        "it is on several hosts at once: kvm1 (running) and kvm3 (stopped)"
+    )
+    assert all(not part.guests and not part.gone for part in found.parts.values())
+
+
+def test_a_stranger_is_adopted_where_it_is() -> None:
+    observed = everywhere(kvm2=host(seen("web", owned=False, fleet="")))
+    assert made([guest("web", adopt=True)], observed).hosts == {"web": "kvm2"}
+    # What its host's own plan refuses, it refuses with its own words.
+    assert made([guest("web", host="kvm2")], observed).hosts == {"web": "kvm2"}
+
+
+def test_what_shall_go_is_its_host_s_part_wherever_it_was_declared() -> None:
+    observed = everywhere(kvm2=host(seen("web"), seen("db"), seen("log")))
+    wanted = [guest("web", state="absent", host="kvm1"), guest("db"), guest("log")]
+    found = made(wanted, observed)
+    assert found.parts["kvm2"].guests == ["web", "db", "log"]
+    assert found.witness["guests"] == {"db": "kvm2", "log": "kvm2"}
+    assert told(made([guest("web", state="absent")], everywhere())) == []
+
+
+def test_what_is_no_longer_declared_goes_only_where_that_is_asked_for() -> None:
+    strangers = [seen("other", owned=False, fleet=""), seen("theirs", fleet="other")]
+    observed = everywhere(kvm1=host(seen("web"), *strangers), kvm2=host(*map(seen, "abcd")))
+    kept = [guest(name) for name in "abcd"]
+    assert all(not part.gone for part in made(kept, observed).parts.values())
+    found = made(kept, observed, prune=True)
+    assert found.parts["kvm1"].gone == ["web"]
+    assert found.parts["kvm1"].expect == {"web": "digest of web"}
+    assert "web" not in found.witness["guests"]
+
+
+def test_a_plan_that_removes_too_much_stops_and_asks() -> None:
+    names = [f"web{number}" for number in range(10)]
+    observed = everywhere(kvm1=host(*map(seen, names)))
+    kept = [guest(name) for name in names[2:]]
+    assert made(kept, observed, prune=True).parts["kvm1"].gone == ["web0", "web1"]
+    with pytest.raises(VirtfleetError) as raised:
+        made(kept[1:], observed, prune=True)
+    assert str(raised.value) == (
+        "the plan would remove 3 of 10 guests, more than 20%: web0, web1, web2: "
+        "look at what it says, and allow it with -e allow_removals=true"
+    )
+    with pytest.raises(VirtfleetError, match="remove 3 of 10"):
+        made([guest(name, state="absent") for name in names[:3]], observed)
+    assert made(kept[1:], observed, prune=True, allow_removals=True).parts["kvm1"].gone
+    assert made(kept[1:], observed, prune=True, most_removals="30%").parts["kvm1"].gone
+
+
+def test_a_host_in_maintenance_keeps_what_it_has_and_takes_nothing() -> None:
+    places: dict[str, Any] = {"kvm1": {"maintenance": True}, "kvm2": {}}
+    found = made([guest("web"), guest("db")], {"kvm1": host(seen("web")), "kvm2": host()}, places)
+    assert found.hosts == {"web": "kvm1", "db": "kvm2"}
+    assert "kvm1 refused: in maintenance" in found.reasons["db"]
+
+
+def test_what_no_other_host_has_room_for_is_told() -> None:
+    observed = {"kvm1": host(seen("big")), "kvm2": {**host(), "room": {"cpus": 8, "memory": GIB}}}
+    wanted = [guest("big", asked={"memory": "20GiB"})]
+    found = made(wanted, observed, {"kvm1": {}, "kvm2": {}}, placement={"n_plus_one": True})
+    (item,) = found.pending
+    assert (item.object, item.kind, item.host) == ("guest/big", "no_room_on_loss", "kvm1")
+
+
+def test_a_pool_s_room_is_what_volumes_have_not_taken() -> None:
+    def with_pool(committed: int) -> dict[str, Any]:
+        pool = {"capacity": 100 * GIB, "available": 90 * GIB, "committed": committed * GIB}
+        return {**host(), "room": {**ROOM, "pools": {"local": pool}}}
+
+    observed = {"kvm1": with_pool(90), "kvm2": with_pool(20)}
+    places = {name: {"offers": ["pool local"]} for name in observed}
+    disk = {"memory": "1GiB", "disks": [{"pool": "local", "size": "50GiB"}]}
+    pools = {"local": {"type": "dir"}}
+    wanted = [guest("a", asked=disk), guest("b", asked=disk)]
+    found = made(wanted, observed, places, pools=pools)
+    assert found.hosts == {"a": "kvm2"}
+    assert told(found) == [
+        (
+            "guest/b : it fits on no host: kvm1 refused: 40GiB short of pool local; "
+            "kvm2 refused: 20GiB short of pool local"
+        )
+    ]
+    # In the next run its own volume is among those that are counted.
+    observed["kvm2"] = {**with_pool(70), "guests": [seen("a")]}
+    wanted[1] = guest("b", asked={"memory": "1GiB", "disks": [{"pool": "local", "size": "30GiB"}]})
+    assert made(wanted, observed, places, pools=pools).hosts == {"a": "kvm2", "b": "kvm2"}
+    shared = {"local": {"type": "netfs"}}
+    observed = {"kvm1": with_pool(20), "kvm2": with_pool(20)}
+    found = made([guest("c", asked=disk), guest("d", asked=disk)], observed, places, pools=shared)
+    assert [one.reason for one in found.blocked] == [
+        "it fits on no host: 20GiB short of pool local on all hosts"
+    ]
+
+
+def test_amounts_that_are_none_are_told_by_guest() -> None:
+    wanted = [guest("web", asked={"memory": "a lot", "vcpus": "some"})]
+    with pytest.raises(InputError) as raised:
+        made(wanted, everywhere())
+    assert [str(problem) for problem in raised.value.problems] == [
+        "guests.web.vcpus: expected a whole number, found 'some'",
+        "guests.web.memory: expected a size such as 2GiB, found 'a lot'",
+    ]
+
+
+def test_the_newest_witness_is_told_by_its_number() -> None:
+    answers = [host(witness={"test": {"serial": n, "guests": {}}}) for n in (2, 7, 3)]
+    assert newest_witness([None, host(), *answers], "test")["serial"] == 7
+    assert newest_witness(answers, "other") == {}
+
+
+# Properties.
+
+
+def applied(found: FleetPlan, observed: dict[str, Any], absent: set[str]) -> dict[str, Any]:
+    """Return the hosts as they are when a plan was carried out."""
+    after: dict[str, Any] = {}
+    for name, answer in observed.items():
+        if answer is None:
+            after[name] = None
+            continue
+        part = found.parts[name]
+        there = {one["name"]: one for one in answer["guests"]}
+        there.update((one, there.get(one, seen(one))) for one in part.guests)
+        kept = [one for key, one in there.items() if key not in {*part.gone, *absent}]
+        after[name] = {**answer, "guests": kept, "witness": {"test": found.witness}}
+    return after
+
+
+@pytest.mark.parametrize("seed", range(100))
+def test_a_plan_that_was_carried_out_leaves_nothing_to_do(seed: int) -> None:
+    rng = random.Random(seed)
+    names = [f"g{number:02}" for number in range(rng.randint(1, 30))]
+    hosts = [f"kvm{number}" for number in range(rng.randint(1, 5))]
+    observed: dict[str, Any] = {name: host() for name in hosts}
+    for name in rng.sample(names, len(names) // 2):
+        observed[rng.choice(hosts)]["guests"].append(seen(name))
+    if rng.random() < 0.3 and len(hosts) > 1:
+        observed[rng.choice(hosts)] = None
+    wanted = [
+        guest(
+            name,
+            host=rng.choice(hosts) if rng.random() < 0.2 else None,
+            state="absent" if rng.random() < 0.1 else "running",
+            asked={"memory": "1GiB", "spread": ["s"] if rng.random() < 0.1 else []},
+        )
+        for name in rng.sample(names, rng.randint(0, len(names)))
+    ]
+    settings: dict[str, Any] = {
+        "prune": rng.random() < 0.5,
+        "allow_removals": True,
+        "placement": {"n_plus_one": rng.random() < 0.3},
+    }
+    places: dict[str, Any] = {name: {} for name in hosts}
+    first = made(wanted, observed, places, **settings)
+    absent = {one["name"] for one in wanted if one["state"] == "absent"}
+    after = applied(first, observed, absent)
+    second = made(wanted, after, places, **settings)
+    assert second.new == []
+    assert all(not part.gone for part in second.parts.values())
+    there = {name: at for name, at in first.hosts.items() if name not in absent}
+    assert {name: second.hosts.get(name) for name in there} == there
+    # Of what is gone nobody can say that it is not on a host where nobody ever looked.
+    known = [line for line in told(second) if line.split()[0].partition("/")[2] not in absent]
+    assert known == [line for line in told(first) if line in known]
+
+
+@pytest.mark.parametrize("seed", range(20))
+def test_the_order_of_guests_and_hosts_changes_nothing(seed: int) -> None:
+    rng = random.Random(seed)
+    wanted = [guest(f"g{n}", asked={"memory": f"{rng.randint(1, 9)}GiB"}) for n in range(12)]
+    observed: dict[str, Any] = {f"kvm{n}": host(seen(f"g{n}")) for n in range(4)}
+    first = made(wanted, observed, {name: {} for name in observed})
+    rng.shuffle(wanted)
+    turned = dict(reversed(observed.items()))
+    second = made(wanted, turned, {name: {} for name in turned})
+    assert second.hosts == first.hosts
+    assert second.witness == first.witness
