@@ -55,6 +55,11 @@ options:
       - A guest that has another one by now is not touched and reported in RV(blocked).
     type: dict
     default: {}
+  witness:
+    description:
+      - What the host is to remember of the fleet, as M(kvm_fleet_plan) returns it. It is written
+        before anything is done.
+    type: dict
   host:
     description: The name of the host in the actions. The system's own name by default.
     type: str
@@ -214,6 +219,7 @@ def main() -> None:
             "fleet": {"type": "str", "default": "local"},
             "prune": {"type": "bool", "default": False},
             "expect": {"type": "dict", "default": {}},
+            "witness": {"type": "dict"},
             "host": {"type": "str"},
             "stop_timeout": {"type": "str", "default": "30s"},
             "force": {"type": "bool", "default": False},

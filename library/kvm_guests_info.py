@@ -28,6 +28,12 @@ options:
     description: Ask each running guest for its own view over its control socket.
     type: bool
     default: false
+  brief:
+    description:
+      - Return what the plan of a fleet has to know, and no more. Guests without their definitions,
+        consoles and addresses, RV(room) and RV(witness), and no RV(capabilities).
+    type: bool
+    default: false
   host:
     description: The name of the host. The system's own name by default.
     type: str
@@ -143,9 +149,21 @@ guests:
       description: What a guest of the helper says of itself, and what one of libvirt uses (seconds
         of CPU, bytes of memory, traffic of disks and NICs), if O(status) asks for that.
       type: dict
+room:
+  description:
+    - What the host has for guests, all in all. Its processors, its memory in bytes, and of libvirt
+      the huge pages by their size (bytes), the NUMA nodes, the CPU models that guests can have, and
+      the active pools with the bytes that they have, have free and have promised to volumes.
+  returned: with O(brief)
+  type: dict
+witness:
+  description: By fleet, what the host remembers of it. The number of the plan and its time, the
+    hosts that were ever looked at, and the host of each guest.
+  returned: with O(brief)
+  type: dict
 capabilities:
   description: By engine, what this host can do for guests.
-  returned: always
+  returned: without O(brief)
   type: dict
   sample:
     ioctl:
@@ -168,6 +186,7 @@ def main() -> None:
             "names": {"type": "list", "elements": "str", "default": []},
             "console_lines": {"type": "int", "default": 0},
             "status": {"type": "bool", "default": False},
+            "brief": {"type": "bool", "default": False},
             "host": {"type": "str"},
             "root": {"type": "path", "default": "/"},
             "uri": {"type": "str", "default": "qemu:///system"},

@@ -46,12 +46,12 @@ class Item:
 class Asked(Protocol):
     """What is asked for, with indices in place of names."""
 
-    hosts: Sequence[Host]
+    hosts: list[Host]
     policy: Policy
-    resources: Sequence[str]
-    mean: Sequence[float]  # of each resource, what a host has
-    zone: Sequence[int]  # of each host
-    items: Sequence[Item]
+    resources: list[str]
+    mean: list[float]  # of each resource, what a host has
+    zone: list[int]  # of each host
+    items: list[Item]
 
     def room(self) -> Room:
         """Return the room of empty hosts."""

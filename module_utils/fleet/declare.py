@@ -84,6 +84,7 @@ class Fleet:
     hypervisors: Sequence[Hypervisor]
     guests: Sequence[Guest]
     options: Mapping[str, Any] = field(default_factory=dict)  # of constructed groups
+    pools: Mapping[str, str] = field(default_factory=dict)  # their types
     placement: Mapping[str, Any] = field(default_factory=dict)
     prune: bool = False
     most_removals: str = MOST_REMOVALS
@@ -165,13 +166,8 @@ class _Maker:
             ((self.data.get("placement") or {}).get("reserve") or {}).get("memory"),
         )
         self._check_guests(guests)
-        placed: dict[str, list[Mapping[str, Any]]] = {host: [] for host in self.hosts}
-        for guest in guests:
-            if guest.host is not None:
-                placed[guest.host].append(guest.spec)
         hypervisors = [
-            self._hypervisor(name, path, {**common[name], "kvm_guest_specs": placed[name]})
-            for name, path in self.hosts.items()
+            self._hypervisor(name, path, common[name]) for name, path in self.hosts.items()
         ]
         keys = ("compose", "groups", "keyed_groups", "strict")
         options = {key: self.data[key] for key in keys if key in self.data}
@@ -180,6 +176,7 @@ class _Maker:
             hypervisors,
             guests,
             options,
+            {n: str((p or {}).get("type")) for n, p in (self.data.get("pools") or {}).items()},
             self.data.get("placement") or {},
             bool(self.data.get("prune", False)),
             self.data.get("most_removals", MOST_REMOVALS),
@@ -227,7 +224,7 @@ class _Maker:
         self._size((*path, "reserve", "memory"), (place.get("reserve") or {}).get("memory"))
         place["offers"] = sorted(self._offers(name))
         own = {**(entry.pop("vars", None) or {}), **entry}
-        for key in made:
+        for key in (*made, "kvm_guest_specs"):
             if key in own:
                 remedy = f"leave {key} to an inventory that is not a fleet's"
                 self.say((*path, key), "what the fleet itself makes", "it stated as well", remedy)

@@ -8,7 +8,7 @@ makes it of what was declared, `demand` reads it when all is known.
 
 from __future__ import annotations
 
-from typing import Any, Mapping, Sequence
+from typing import Any, Iterable, Mapping, Sequence
 
 from ..converge.errors import Problem, shown
 from ..units import UnitError, parse_size
@@ -20,6 +20,7 @@ _LOCAL = ("dir", "fs", "logical", "disk", "zfs", "scsi", "mpath")
 _OVERCOMMIT = {"vcpus": 4.0, "memory": 1.0, "disk": 1.0}
 _RESERVE = 512 << 20  # bytes of memory that a host keeps at least, and
 _RESERVED = 20  # a part of so many
+_UNMEASURED = 1 << 60  # bytes
 _FREELY = ("hosts", "avoid", "spread", "together", "resources", "one_numa_node")
 
 
@@ -36,6 +37,9 @@ def asked_of(
     backing = spec.get("memory_backing")
     if isinstance(backing, Mapping) and backing.get("hugepages"):
         asked["hugepages"] = backing.get("hugepage_size", "")
+    cpu = spec.get("cpu")
+    if isinstance(cpu, Mapping) and cpu.get("fallback") != "allow":
+        asked["cpu"] = cpu.get("model")
     disks = [one for one in spec.get("disks") or () if isinstance(one, Mapping)]
     nics = [one for one in spec.get("nics") or () if isinstance(one, Mapping)]
     networks = fleet.get("networks") or {}
@@ -122,10 +126,11 @@ def demand(
         size = _bytes(f"{where}.disks[{number}].size", disk.get("size"), problems)
         key = f"pool {disk['pool']}"
         needs[key] = needs.get(key, 0) + size
+    wants = wants_of(asked)
     return Demand(
         name,
         {key: amount for key, amount in needs.items() if amount},
-        wants_of(asked),
+        wants | {f"cpu {asked['cpu']}"} if asked.get("cpu") else wants,
         tuple(asked["hosts"]) if "hosts" in asked else None,
         tuple(asked.get("avoid", ())),
         _rules(asked.get("spread", ())),
@@ -135,9 +140,9 @@ def demand(
     )
 
 
-def is_local(pool: Mapping[str, Any] | None) -> bool:
-    """Return whether a pool is one of each host's own, not one that they share."""
-    return (pool or {}).get("type", "dir") in _LOCAL
+def is_local(kind: str | None) -> bool:
+    """Return whether pools of a type are each host's own, not shared."""
+    return kind in _LOCAL
 
 
 def host_room(
@@ -146,12 +151,13 @@ def host_room(
     seen: Mapping[str, Any],
     placement: Mapping[str, Any],
     strangers: Mapping[str, int],
+    cpus_asked: Iterable[str] = (),
     closed: str = "",
 ) -> Host:
     """Return a host as a place for guests.
 
     ``seen`` is what kvm_guests_info says of its room, ``strangers`` what guests have there that are
-    not the fleet's.
+    not the fleet's, ``cpus_asked`` the CPU models that any guest wants ("cpu EPYC").
     """
     often = {
         **_OVERCOMMIT,
@@ -160,6 +166,7 @@ def host_room(
     }
     kept = {**(placement.get("reserve") or {}), **(place.get("reserve") or {})}
     memory = int(seen.get("memory") or 0)
+    pools = seen.get("pools") or {}
     huge = {key: int(amount) for key, amount in (seen.get("hugepages") or {}).items()}
     reserve = max(_RESERVE, memory // _RESERVED)
     if "memory" in kept:
@@ -175,9 +182,12 @@ def host_room(
     }
     if huge:
         room["hugepages"] = max(huge.values())
-    for pool, values in (seen.get("pools") or {}).items():
-        if f"pool {pool}" in place.get("offers", ()):
-            room[f"pool {pool}"] = int(values["capacity"] * often["disk"]) - values["strange"]
+    for key in place.get("offers", ()):
+        # A pool that this very run will make is not measured yet.
+        kind, _, pool = key.partition(" ")
+        if kind == "pool":
+            values = pools.get(pool, {"capacity": _UNMEASURED, "strange": 0})
+            room[key] = int(values["capacity"] * often["disk"]) - values["strange"]
     cells = [
         {
             "vcpus": int(int(cell.get("cpus") or 0) * often["vcpus"]),
@@ -185,11 +195,14 @@ def host_room(
         }
         for cell in seen.get("cells") or ()
     ]
+    # What a host does not tell of its processor is not held against it.
+    models = seen.get("models")
+    offers = {*place.get("offers", ()), *(f"cpu {one}" for one in models or ())}
     return Host(
         name,
         {key: max(0, amount) for key, amount in room.items()},
         str(place.get("zone", "")),
-        frozenset(place.get("offers", ())),
+        frozenset(offers if models is not None else offers | set(cpus_asked)),
         closed,
         cells if len(cells) > 1 else (),
     )

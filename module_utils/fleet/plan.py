@@ -36,14 +36,14 @@ class Wish:
     """A fleet as it was declared, and how far its plan may go.
 
     ``guests`` have name, state, host (None: to be placed), protected, adopt and asked; see
-    fleet.needs for the last. ``hypervisors`` say by name what each is as a place. ``pools`` are the
-    fleet's. ``most_removals`` is a share such as "20%".
+    fleet.needs for the last. ``hypervisors`` say by name what each is as a place, ``pools`` of
+    which type each is. ``most_removals`` is a share such as "20%".
     """
 
     fleet: str
     guests: Sequence[Mapping[str, Any]]
     hypervisors: Mapping[str, Mapping[str, Any]]
-    pools: Mapping[str, Mapping[str, Any]] = field(default_factory=dict)
+    pools: Mapping[str, str] = field(default_factory=dict)
     placement: Mapping[str, Any] = field(default_factory=dict)
     prune: bool = False
     most_removals: str = "20%"
@@ -291,6 +291,7 @@ class _Planner:
             for key, amount in one.needs.items():
                 if one.host is not None:
                     claims[one.host][key] += amount
+        cpus = {want for one in demands for want in one.wants if want.startswith("cpu ")}
         found = []
         for host, place_ in self.wish.hypervisors.items():
             answer = self.observed[host]
@@ -307,7 +308,9 @@ class _Planner:
                 if is_local(self.wish.pools.get(pool))
             }
             strangers = self._strangers(host, (answer or {}).get("guests", ()))
-            found.append(host_room(host, place_, seen, self.wish.placement, strangers, closed))
+            found.append(
+                host_room(host, place_, seen, self.wish.placement, strangers, cpus, closed)
+            )
         return found
 
     def _strangers(self, host: str, guests: Iterable[Mapping[str, Any]]) -> Mapping[str, int]:
@@ -317,7 +320,7 @@ class _Planner:
             ours = guest.get("owned") and guest.get("fleet") == self.wish.fleet
             if self.hosts.get(guest["name"]) != host and (ours or guest.get("state") in ACTIVE):
                 taken["vcpus"] += int(guest.get("vcpus") or 0)
-                taken["memory"] += _bytes(guest.get("memory"))
+                taken["memory"] += _bytes(guest.get("max_memory") or guest.get("memory"))
         return taken
 
     def _shared(self, demands: Sequence[Demand]) -> dict[str, int]:
@@ -328,7 +331,7 @@ class _Planner:
             for key, amount in one.needs.items():
                 if one.host is not None:
                     claims[key] += amount
-        found = {}
+        found: dict[str, int] = {}
         for answer in self.observed.values():
             for pool, values in ((answer or {}).get("room") or {}).get("pools", {}).items():
                 key = f"pool {pool}"
@@ -378,7 +381,7 @@ class _Planner:
         And the hosts that were ever looked at: of another one nobody can say what is on it.
         """
         gone = {(host, name) for host, part in self.parts.items() for name in part.gone}
-        gone |= {(self.hosts.get(name), name) for name in self._absent()}
+        gone |= {(self.hosts.get(name, ""), name) for name in self._absent()}
         known = {
             name: host
             for name, host in (self.witness.get("guests") or {}).items()

@@ -82,6 +82,13 @@ def describe(seen: Observed) -> dict[str, Any]:
     }
 
 
+def brief(seen: Observed) -> dict[str, Any]:
+    """Return a guest as it is, its size instead of its definition: there may be hundreds."""
+    guest = describe(seen)
+    spec = guest.pop("spec") or {}
+    return {**guest, **{key: spec.get(key) for key in ("vcpus", "memory", "max_memory")}}
+
+
 @dataclass(frozen=True, eq=False, repr=False)
 class Host:
     """What planning must know of the host.
@@ -185,6 +192,9 @@ class Engine(Protocol):
 
     def capabilities(self) -> dict[str, Any]:
         """Return what the engine can do here, as plain values."""
+
+    def room(self) -> dict[str, Any] | None:
+        """Return what this host has for guests, None where the engine cannot say."""
 
     def console(self, name: str, limit: int) -> bytes:
         """Return the last ``limit`` bytes of a guest's console at most; written by the guest."""

@@ -5,12 +5,12 @@
 from __future__ import annotations
 
 import os
-from typing import TYPE_CHECKING, Any, Collection, Mapping, Sequence
+from typing import TYPE_CHECKING, Any, Callable, Collection, Mapping, Sequence
 
 from ..converge.errors import InputError, Problem, VirtfleetError, shown, system_says
 from ..kvm.layout import Layout
 from ..units import UnitError, parse_duration
-from .engine import describe
+from .engine import brief, describe
 from .engines import Engines
 from .run import Wish
 from .run import run as converge
@@ -114,6 +114,7 @@ def converge_guests(options: Mapping[str, Any], run: Run, check_mode: bool) -> d
         fleet=options["fleet"],
         prune=options["prune"],
         expect=_expected(options["expect"]),
+        remember=_remembering(layout, options["fleet"], options["witness"]),
     )
     host = engines[0].host(_host_name(options))
     together = Engines(engines, layout)
@@ -123,6 +124,18 @@ def converge_guests(options: Mapping[str, Any], run: Run, check_mode: bool) -> d
         raise _failure(error) from error
     finally:
         together.close()
+
+
+def _remembering(
+    layout: Layout, fleet: str, witness: Mapping[str, Any] | None
+) -> Callable[[], None]:
+    """Return what writes down the witness of a fleet's plan, where there is one."""
+    if not witness:
+        return lambda: None
+    from .witness import check, write
+
+    check(witness)
+    return lambda: write(layout, fleet, witness)
 
 
 def look_at_guests(options: Mapping[str, Any], run: Run) -> dict[str, Any]:
@@ -136,6 +149,8 @@ def look_at_guests(options: Mapping[str, Any], run: Run) -> dict[str, Any]:
         engines.append(LibvirtEngine(options["uri"], optional=True))
     lines = max(0, options["console_lines"])
     try:
+        if options["brief"]:
+            return _briefly(engines, options)
         found = [
             guest
             for engine in engines
@@ -150,6 +165,25 @@ def look_at_guests(options: Mapping[str, Any], run: Run) -> dict[str, Any]:
     finally:
         for engine in engines:
             engine.close()
+
+
+def _briefly(engines: Sequence[Engine], options: Mapping[str, Any]) -> dict[str, Any]:
+    """Return what a fleet's plan has to know: guests, room, and what the host remembers."""
+    from .witness import read
+
+    names = options["names"]
+    found = [
+        brief(seen)
+        for engine in engines
+        for name, seen in engine.observe(names or None).items()
+        if not names or name in names
+    ]
+    rooms = [engine.room() for engine in engines]
+    return {
+        "guests": sorted(found, key=lambda guest: str(guest["name"])),
+        "room": next((room for room in reversed(rooms) if room is not None), {}),
+        "witness": read(Layout(options["root"])),
+    }
 
 
 def _failure(error: OSError) -> VirtfleetError:

@@ -9,12 +9,12 @@ nothing to do waits for nobody; with something to do it is made again under the 
 from __future__ import annotations
 
 from dataclasses import dataclass, field, replace
-from typing import TYPE_CHECKING, Any, Mapping, Sequence
+from typing import TYPE_CHECKING, Any, Callable, Mapping, Sequence
 
 from ..converge.errors import InputError, VirtfleetError
 from ..converge.result import accept, result, summary
 from . import spec
-from .engine import describe
+from .engine import brief
 from .plan import Planned, plan
 
 if TYPE_CHECKING:
@@ -26,12 +26,16 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True, eq=False, repr=False)
 class Wish:
-    """What a run is asked for; see the options of the module kvm_guests."""
+    """What a run is asked for; see the options of the module kvm_guests.
+
+    ``remember`` writes down what a fleet's plan says, before anything of it is carried out.
+    """
 
     guests: Sequence[object]
     fleet: str = "local"
     prune: bool = False
     expect: Mapping[str, str] = field(default_factory=dict)
+    remember: Callable[[], None] = lambda: None
 
 
 @dataclass(frozen=True, eq=False, repr=False)
@@ -80,13 +84,6 @@ def _place(path: str, places: Mapping[str, str]) -> str:
     return f"{places[name]}{dot}{key}" if name in places else path
 
 
-def _brief(seen: Observed) -> dict[str, Any]:
-    """Return a guest as it is now, its size instead of its definition: there may be hundreds."""
-    guest = describe(seen)
-    spec = guest.pop("spec") or {}
-    return {**guest, "vcpus": spec.get("vcpus"), "memory": spec.get("memory")}
-
-
 def _is_waited_for(guest: Declared) -> bool:
     return bool(guest.asked.get("wait_for")) and guest.state in (spec.RUNNING, spec.RESTARTED)
 
@@ -118,6 +115,7 @@ def run(engines: Engines, wish: Wish, host: Host, *, check_mode: bool) -> dict[s
     late: Mapping[str, str] = {}
     waited: set[str] = set()
     if not check_mode:
+        wish.remember()
         acts = bool(done) or engines.unfinished()
         if acts:
             with engines.session():
@@ -142,9 +140,9 @@ def run(engines: Engines, wish: Wish, host: Host, *, check_mode: bool) -> dict[s
         msg=summary(done),
         warnings=engines.warnings(),
         guests=[
-            {**_brief(observed[name]), "addresses": engines.addresses(name)}
+            {**brief(observed[name]), "addresses": engines.addresses(name)}
             if name in waited
-            else _brief(observed[name])
+            else brief(observed[name])
             for name in names
         ],
     )

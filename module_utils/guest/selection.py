@@ -8,6 +8,7 @@ from fnmatch import fnmatchcase
 from typing import Any, Mapping, Sequence
 
 from ..converge.errors import VirtfleetError, shown
+from .spec import ABSENT
 
 
 def patterns(selection: object) -> list[str]:
@@ -33,9 +34,14 @@ def select(specs: Sequence[Any], selection: object) -> list[Any]:
     return [spec for spec in specs if any(fnmatchcase(_name(spec), word) for word in wanted)]
 
 
-def unmatched(specs: Sequence[Any], selection: object) -> list[str]:
-    """Return the patterns that match none of the specs."""
-    names = [_name(spec) for spec in specs]
+def removed(names: Sequence[str], selection: object) -> list[dict[str, str]]:
+    """Return guests that are no longer declared as ones to remove, none where a pattern is."""
+    return [] if patterns(selection) else [{"name": name, "state": ABSENT} for name in names]
+
+
+def unmatched(specs: Sequence[Any], selection: object, others: Sequence[str] = ()) -> list[str]:
+    """Return the patterns that match none of the specs, and none of the names of others."""
+    names = [*map(_name, specs), *others]
     return [
         word for word in patterns(selection) if not any(fnmatchcase(name, word) for name in names)
     ]

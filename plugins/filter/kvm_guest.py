@@ -24,7 +24,9 @@ version_added: "0.1.0"
 description:
   - Keeps the guests whose names match any of the patterns. Without a pattern all are kept.
   - The filter P(kvm_guest_unmatched#filter) of the same arguments returns the patterns that match
-    none of the guests.
+    none of the guests, and none of the names that a further argument has.
+  - The filter P(kvm_guest_removed#filter) makes guests to remove of names, none where there is a
+    pattern.
   - The filter P(kvm_guest_leases#filter) returns the addresses that a network of libvirt shall keep
     for guests, as the module M(kvm_networks) takes them. Its arguments are the name of the network
     and, where it is not V(local), the fleet.
@@ -70,6 +72,7 @@ class FilterModule:
         """Return the filters."""
         return {
             "kvm_guest_leases": _checked(leases.leases),
+            "kvm_guest_removed": _checked(selection.removed),
             "kvm_guest_select": _checked(selection.select),
             "kvm_guest_unmatched": _checked(selection.unmatched),
         }

@@ -84,6 +84,27 @@ _THROUGH = (
 )
 
 
+# What a hypervisor's guests are: those of the fleet's plan, and before there is one those that are
+# pinned, if no other ones are declared. Each is filled in with its own variables.
+_SPECS = (
+    "{{ (kvm_fleet_parts[inventory_hostname].guests if kvm_fleet_parts is defined else %s)"
+    " | map('extract', hostvars, 'kvm_guest_spec') | list }}"
+)
+_PINNED = "kvm_guest_pinned"
+_UNPLANNED = (
+    "undef(hint='the fleet has guests without a host, so it has to be planned first:"
+    " import playbooks/plan.yml, which playbooks/guests.yml begins with')"
+)
+# Where a guest without a host is: known when the fleet was planned in the same run.
+_PLACED = (
+    "{{ (groups.hypervisors | map('extract', hostvars)"
+    " | map(attribute='kvm_fleet_hosts', default={}) | select | list"
+    " | first | default({}))[inventory_hostname]"
+    " | default(undef(hint='it has no host: the plan of this run gave it none, or there was no plan"
+    " yet: import playbooks/plan.yml')) }}"
+)
+
+
 class InventoryModule(BaseInventoryPlugin, Constructable):
     """The inventory of a fleet."""
 
@@ -122,9 +143,27 @@ class InventoryModule(BaseInventoryPlugin, Constructable):
 
     def _hypervisors(self, fleet: Fleet) -> None:
         self.made.add_group("hypervisors")
+        whole = {
+            "name": fleet.name,
+            "pools": fleet.pools,
+            "placement": fleet.placement,
+            "prune": fleet.prune,
+            "most_removals": fleet.most_removals,
+        }
+        self.made.set_variable("hypervisors", "kvm_fleet", whole)
+        pinned: dict[str, list[str]] = {host.name: [] for host in fleet.hypervisors}
+        for guest in fleet.guests:
+            if guest.host is not None:
+                pinned[guest.host].append(guest.name)
+        placed = any(guest.host is None for guest in fleet.guests)
         for host in fleet.hypervisors:
             self.made.add_host(host.name, "hypervisors")
-            self._described(host.name, host.groups, host.variables)
+            own = {
+                "kvm_fleet_place": host.place,
+                "kvm_guest_pinned": pinned[host.name],
+                "kvm_guest_specs": _SPECS % (_UNPLANNED if placed else _PINNED),
+            }
+            self._described(host.name, host.groups, {**host.variables, **own})
 
     def _guests(self, fleet: Fleet) -> None:
         self.made.add_group("guests")
@@ -172,7 +211,11 @@ def _encrypted(ciphertext: str) -> Any:
 
 
 def _variables(guest: Guest) -> dict[str, Any]:
-    found: dict[str, Any] = {"kvm_guest_host": guest.host}
+    found: dict[str, Any] = {
+        "kvm_guest_host": guest.host if guest.host is not None else _PLACED,
+        "kvm_guest_spec": guest.spec,
+        "kvm_guest_asked": {"host": guest.host, "asked": guest.asked},
+    }
     if guest.address is not None:
         found["ansible_host"] = guest.address
         if not guest.direct:

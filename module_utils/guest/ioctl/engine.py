@@ -152,6 +152,11 @@ class IoctlEngine:
             "supervised": self._host.supervised,
         }
 
+    def room(self) -> dict[str, Any]:
+        """Return what this host has for guests."""
+        pages, size = os.sysconf("SC_PHYS_PAGES"), os.sysconf("SC_PAGE_SIZE")
+        return {"cpus": os.cpu_count() or 1, "memory": pages * size}
+
     def observe(self, names: Collection[str] | None = None) -> dict[str, Observed]:
         """Return every guest of this host by name."""
         del names  # a small file each

@@ -210,6 +210,16 @@ class LibvirtEngine:
             return {"available": False}
         return {"available": True, "uri": self.uri, **self.machines().to_dict()}
 
+    def room(self) -> dict[str, Any] | None:
+        """Return what this host has for guests, None without libvirt."""
+        from .room import room
+
+        connection = self.connection()
+        if connection is None:
+            return None
+        with self._told():
+            return room(connection)
+
     def dialect(self) -> LibvirtDialect:
         """Return how guests are declared on this host."""
         return self._dialect

@@ -68,8 +68,10 @@ def test_hosts_get_what_the_roles_take():
     assert second.variables["kvm_network_networks"][2] == {"name": "backup", "mode": "isolated"}
     assert first.variables["kvm_image_images"] == [{"name": "debian-12"}]
     assert first.variables["kvm_guest_fleet"] == "test"
-    assert [one["name"] for one in first.variables["kvm_guest_specs"]] == ["a1", "a2"]
-    assert second.variables["kvm_guest_specs"] == []
+    assert first.place == {
+        "offers": ["image debian-12", "network inner", "network lan", "pool local"]
+    }
+    assert second.place["offers"][1] == "network backup"
 
 
 def test_layers_lie_over_each_other():

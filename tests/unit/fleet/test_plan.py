@@ -288,7 +288,7 @@ def test_a_pool_s_room_is_what_volumes_have_not_taken() -> None:
     observed = {"kvm1": with_pool(90), "kvm2": with_pool(20)}
     places = {name: {"offers": ["pool local"]} for name in observed}
     disk = {"memory": "1GiB", "disks": [{"pool": "local", "size": "50GiB"}]}
-    pools = {"local": {"type": "dir"}}
+    pools = {"local": "dir"}
     wanted = [guest("a", asked=disk), guest("b", asked=disk)]
     found = made(wanted, observed, places, pools=pools)
     assert found.hosts == {"a": "kvm2"}
@@ -302,7 +302,7 @@ def test_a_pool_s_room_is_what_volumes_have_not_taken() -> None:
     observed["kvm2"] = {**with_pool(70), "guests": [seen("a")]}
     wanted[1] = guest("b", asked={"memory": "1GiB", "disks": [{"pool": "local", "size": "30GiB"}]})
     assert made(wanted, observed, places, pools=pools).hosts == {"a": "kvm2", "b": "kvm2"}
-    shared = {"local": {"type": "netfs"}}
+    shared = {"local": "netfs"}
     observed = {"kvm1": with_pool(20), "kvm2": with_pool(20)}
     found = made([guest("c", asked=disk), guest("d", asked=disk)], observed, places, pools=shared)
     assert [one.reason for one in found.blocked] == [

@@ -8,12 +8,14 @@ The test driver keeps domains as the real ones do but runs nothing; the lab prov
 from __future__ import annotations
 
 import socket
+from functools import partial
 
 import pytest
 from ansible.module_utils.converge.action import LIVE, Edit
 from ansible.module_utils.converge.errors import ApplyError, InputError
 from ansible.module_utils.guest.libvirt.dialect import _settled, _unexpanded
 from ansible.module_utils.guest.local import look_at_guests
+from ansible.module_utils.guest.witness import read, write
 from ansible.module_utils.virt.connection import ConnectError
 from ansible.module_utils.virt.patcher import differences
 
@@ -28,6 +30,10 @@ GUEST = {
     "disks": [{"target": "vda", "file": "/images/web.qcow2", "format": "qcow2"}],
     "nics": [{"network": "default"}],
 }
+
+
+LOOK = {"engines": ["libvirt"], "uri": URI, "names": [], "console_lines": 0, "status": False}
+LOOK["brief"] = False
 
 
 @pytest.fixture
@@ -301,7 +307,7 @@ def test_what_runs_and_what_it_uses_are_told(host):
     domain = host.handle.lookupByName("web")
     changed = host.xml("web").replace("<vcpu placement='static'>2<", "<vcpu placement='static'>4<")
     host.handle.defineXMLFlags(changed, 0)
-    options = {"root": str(host.layout.root), "engines": ["libvirt"], "uri": URI, "names": []}
+    options = {**LOOK, "root": str(host.layout.root)}
     found = look_at_guests({**options, "console_lines": 0, "status": True}, None)
     web, test = sorted(found["guests"], key=lambda guest: guest["name"], reverse=True)
     assert (web["owned"], web["adoptable"], test["owned"], test["adoptable"]) == (
@@ -453,3 +459,28 @@ def test_a_plan_does_not_fail_for_what_an_earlier_task_would_make(host):
     with pytest.raises(InputError, match="4 problems") as raised:
         host.run(guest, local=True)
     assert len(raised.value.problems) == 4
+
+
+def test_what_a_fleet_s_plan_has_to_know_is_told_briefly(host):
+    witness = {"serial": 2, "hosts": ["kvm1"], "guests": {"web": "kvm1"}}
+    remember = partial(write, host.layout, "local", witness)
+    host.run({**GUEST, "max_memory": "1GiB"}, remember=remember, check_mode=True)
+    assert read(host.layout) == {}
+    host.run({**GUEST, "max_memory": "1GiB"}, remember=remember)
+    found = look_at_guests({**LOOK, "root": str(host.layout.root), "brief": True}, None)
+    web = found["guests"][-1]
+    assert (web["name"], web["vcpus"], web["memory"], web["max_memory"]) == (
+        *("web", 2, "512MiB"),
+        "1GiB",
+    )
+    assert "spec" not in web
+    room = found["room"]
+    # The test driver's machine: 16 processors in two NUMA nodes, one pool.
+    assert (room["cpus"], room["memory"]) == (16, 3 << 30)
+    assert [cell["cpus"] for cell in room["cells"]] == [8, 8]
+    pool = room["pools"]["default-pool"]
+    assert pool["capacity"] >= pool["available"] > 0
+    assert pool["committed"] == 0
+    assert set(found["witness"]) == {"local"}
+    assert found["witness"]["local"].pop("when").endswith("Z")
+    assert found["witness"]["local"] == witness

@@ -94,6 +94,51 @@ def test_looking_changes_nothing_and_tells_what_can_be_done(run, tmp_path):
     assert os.listdir(tmp_path) == []
 
 
+WITNESS = {"serial": 3, "hosts": ["kvm1"], "guests": {"a": "kvm1"}}
+
+
+def test_a_host_remembers_the_newest_witness_of_each_fleet(run, tmp_path):
+    def remembered():
+        return run("kvm_guests_info", check=False, brief=True, engines=["ioctl"])["witness"]
+
+    run(check=True, witness=WITNESS)
+    assert remembered() == {}
+    run(check=False, witness=WITNESS)
+    run(check=False, witness={**WITNESS, "serial": 2, "guests": {}})
+    run(check=False, witness={**WITNESS, "serial": 9}, fleet="other")
+    found = remembered()
+    assert {fleet: one["serial"] for fleet, one in found.items()} == {"local": 3, "other": 9}
+    assert found["local"]["guests"] == {"a": "kvm1"}
+    # What cannot be read is not known, and the next run writes it anew.
+    (tmp_path / "var/lib/virtfleet/witness.json").write_text("{")
+    assert remembered() == {}
+    run(check=False, witness=WITNESS)
+    assert remembered()["local"]["serial"] == 3
+
+
+def test_what_is_brief_has_the_room_of_the_host(run):
+    answer = run("kvm_guests_info", brief=True, engines=["ioctl"])
+    assert answer["room"]["cpus"] == os.cpu_count()
+    assert answer["room"]["memory"] > 1 << 28
+    assert "capabilities" not in answer
+
+
+@pytest.mark.parametrize(
+    ("witness", "message"),
+    [
+        ({"serial": 0, "guests": {}}, "witness.serial: expected a number above 0, found 0"),
+        ({"serial": True, "guests": {}}, "witness.serial"),
+        ({"guests": {}}, "witness.serial"),
+        ({"serial": 1, "guests": []}, "witness.guests: expected a mapping of guests to hosts"),
+    ],
+)
+def test_a_witness_that_is_none_is_refused(run, tmp_path, witness, message):
+    answer = run(check=False, witness=witness)
+    assert answer["failed"] is True
+    assert message in answer["msg"]
+    assert os.listdir(tmp_path) == []
+
+
 def test_a_place_that_cannot_be_read_is_an_error_with_its_path(run, tmp_path):
     (tmp_path / "var/lib/virtfleet").mkdir(parents=True)
     (tmp_path / "var/lib/virtfleet/guests").touch()

@@ -75,7 +75,7 @@ def folder(tmp_path):
     (tmp_path / "fleet.d").mkdir()
     (tmp_path / "fleet.d" / "db.yml").write_text("guests:\n  db01: {host: kvm2}\n")
     (tmp_path / "group_vars").mkdir()
-    (tmp_path / "group_vars" / "hypervisors.yml").write_text("keys: [ssh-ed25519 AAAA ops]\n")
+    (tmp_path / "group_vars" / "guests.yml").write_text("keys: [ssh-ed25519 AAAA ops]\n")
     return tmp_path
 
 
@@ -88,7 +88,8 @@ def test_hosts_and_guests_are_in_their_groups(folder):
     assert variables["web1"]["http_port"] == 80
     assert variables["web1"]["http_url"] == "http://web1"
     assert variables["kvm1"]["ansible_user"] == "admin"
-    assert [one["name"] for one in variables["kvm2"]["kvm_guest_specs"]] == ["db01"]
+    assert variables["kvm2"]["kvm_guest_pinned"] == ["db01"]
+    assert variables["db01"]["kvm_guest_spec"]["name"] == "db01"
     assert set(variables) == {"kvm1", "kvm2", "web1", "web2", "near", "far", "db01"}
 
 
@@ -118,7 +119,7 @@ def told(folder, scratch, host, words, *arguments):
     return done.stdout
 
 
-def test_templates_are_filled_in_with_what_the_hypervisor_has(folder, scratch):
+def test_templates_are_filled_in_with_what_the_guest_has(folder, scratch):
     """The fleet's templates are the user's own, and group_vars/ works."""
     output = told(folder, scratch, "kvm1", "{{ kvm_guest_specs[0].cloud_init.ssh_keys[0] }}")
     assert "ssh-ed25519 AAAA ops" in output
@@ -174,8 +175,7 @@ def test_the_example_is_a_fleet():
     found, variables = listed(REPOSITORY / "inventory" / "example")
     assert len(found["hypervisors"]["hosts"]) == 6
     assert len(found["guests"]["hosts"]) >= 40
-    assert sum(
-        len(variables[host]["kvm_guest_specs"]) for host in found["hypervisors"]["hosts"]
-    ) == len(found["guests"]["hosts"])
-    assert found["nameservers"]["hosts"] == ["dns1", "dns2"]
-    assert variables["dns1"]["ansible_host"] == "192.0.2.53"
+    assert variables["kvm1"]["kvm_guest_pinned"] == ["probe1", "probe2"]
+    assert variables["db01"]["kvm_guest_asked"]["asked"]["spread"] == [
+        {"group": "db", "over": "zone"}
+    ]
