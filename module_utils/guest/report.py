@@ -16,6 +16,7 @@ _COLOURS = {"running": "32", "stopped": "33", "failed": "31"}
 _BOLD, _DIM = "1", "2"
 _COLUMNS = ("guest", "state", "vcpus", "memory", "uptime", "note")
 _GAP = "  "
+_NAMED = 4  # objects that one line names
 MIN_WIDTH = 60  # below that, columns would have to be left out
 
 
@@ -117,6 +118,25 @@ def outstanding(
             room = max(total, MIN_WIDTH) - width(word) - len(_GAP)
             lines.append(_paint(word, code, colour) + _GAP + fit(text, room))
     return "".join(f"{line}\n" for line in lines)
+
+
+def alike(items: Iterable[Mapping[str, Any]]) -> list[dict[str, Any]]:
+    """Return what is outstanding with objects that have the same reason in one."""
+    found: dict[tuple[str, str], list[str]] = {}
+    for item in items:
+        names = found.setdefault((item["reason"], item["remedy"]), [])
+        if item["object"] not in names:
+            names.append(item["object"])
+    return [
+        {"object": _together(names), "reason": reason, "remedy": remedy}
+        for (reason, remedy), names in found.items()
+    ]
+
+
+def _together(objects: Sequence[str]) -> str:
+    names = [objects[0], *(name.partition("/")[2] for name in objects[1:_NAMED])]
+    more = f" and {len(objects) - _NAMED} more" if len(objects) > _NAMED else ""
+    return f"{', '.join(names)}{more}"
 
 
 def render(guests: Sequence[Mapping[str, Any]], total: int = 100, *, colour: bool = False) -> str:

@@ -5,16 +5,19 @@
 
 from __future__ import annotations
 
+import json
 import runpy
 import shutil
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from ansible import context
 from ansible.plugins.callback import CallbackBase
 from ansible.utils.color import ANSIBLE_COLOR
 
 runpy.run_path(str(Path(__file__).parents[1] / "shim.py"))
 
+from ansible.module_utils.converge import tally
 from ansible.module_utils.guest import report as guest_report
 from ansible.module_utils.host import report as host_report
 from ansible.module_utils.host import summary
@@ -36,7 +39,18 @@ description:
   - Ends with a line for each host, that says whether it was changed, failed and why, could not be
     reached, was stopped because of others, or needs a reboot. A single host that ended well has
     none, as the recap says so already.
+  - Shows before that what was done, in check mode what would be, grouped by what it means for an
+    object, with the values that change, and in a line how many objects that are.
   - Colours are used where Ansible uses them, so E(NO_COLOR) and E(ANSIBLE_NOCOLOR) hold.
+options:
+  json_file:
+    description: A file that gets the same as JSON, for tools.
+    type: path
+    env:
+      - name: KVM_REPORT_JSON
+    ini:
+      - section: kvm_report
+        key: json_file
 requirements:
   - Named in C(callbacks_enabled) of ansible.cfg.
 """
@@ -53,6 +67,7 @@ class Findings:
         self.selftest: dict[str, dict[str, Any]] = {}
         self.guests: dict[str, list[dict[str, Any]]] = {}
         self._outstanding: dict[str, dict[str, dict[str, Any]]] = {}  # by host and module
+        self.fleet: dict[str, Any] = {}  # what the plan of the whole fleet answered
 
     def add(self, host: str, module: str, answer: dict[str, Any]) -> None:
         """Keep what is shown of a module's answer; a module that failed has nothing of it."""
@@ -62,6 +77,8 @@ class Findings:
             self.selftest[host] = answer
         elif module in {"kvm_guests", "kvm_guests_info"} and "guests" in answer:
             self.guests[host] = answer["guests"]
+        if module == "kvm_fleet_plan" and "blocked" in answer:
+            self.fleet = answer
         if module in _OF_GUESTS and "pending" in answer:
             self._outstanding.setdefault(host, {})[module] = answer
 
@@ -171,6 +188,13 @@ def render(findings: Findings, endings: list[summary.Ending], width: int, *, col
         text = "\n".join(part for part in (text, waits) if part)
         title = f"Outstanding on {host}" if guests is None else f"Guests of {host}"
         parts.append(f"{title}\n\n{text}" if len(hosts) > 1 or guests is None else text)
+    if findings.fleet:
+        pending, blocked = (
+            guest_report.alike(findings.fleet[key]) for key in ("pending", "blocked")
+        )
+        waits = guest_report.outstanding(pending, blocked, width, colour=colour)
+        parts.append(f"Outstanding in the fleet\n\n{waits}" if waits else "")
+    parts.append(tally.so_far().render(width, colour=colour))
     parts.append(summary.render(endings, width, colour=colour))
     return "\n".join(part for part in parts if part)
 
@@ -187,11 +211,13 @@ class CallbackModule(CallbackBase):
         super().__init__(*args, **kwargs)
         self._findings = Findings()
         self._course = Course()
+        self._tally = tally.begin(check=bool(context.CLIARGS.get("check")))
 
     def _keep(self, result: CallbackTaskResult) -> None:
         host, module = result.host.get_name(), str(result.task.action).rpartition(".")[2]
         answer = dict(result.result)
         self._findings.add(host, module, answer)
+        self._tally.add(host, module, str(result.task.get_name()), answer)
         self._course.reach(host)
         self._course.add(host, module, answer)
 
@@ -231,5 +257,13 @@ class CallbackModule(CallbackBase):
         width = min(shutil.get_terminal_size((100, 24)).columns, _WIDEST)
         endings = self._course.endings(stats)
         text = render(self._findings, endings, width, colour=bool(ANSIBLE_COLOR))
+        self._write_json()
         if text:
             self._display.display(f"{text.rstrip()}\n")
+
+    def _write_json(self) -> None:
+        """Write what was done for tools, where that is asked for."""
+        path = self.get_option("json_file")
+        if path:
+            told = json.dumps(self._tally.to_dict(), indent=1, default=str)
+            Path(path).write_text(f"{told}\n", encoding="utf-8")

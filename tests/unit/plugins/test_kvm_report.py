@@ -4,6 +4,7 @@
 
 from __future__ import annotations
 
+import json
 import runpy
 from types import SimpleNamespace
 
@@ -39,17 +40,18 @@ def plugin(repository):
 
 
 @pytest.fixture
-def callback(plugin):
+def callback(plugin, tmp_path):
     """Return the callback with a display that notes what is shown."""
     made = plugin["CallbackModule"]()
     made.shown = []
     made._display = SimpleNamespace(display=made.shown.append)
+    made.get_option = {"json_file": tmp_path / "report.json"}.get
     return made
 
 
 def answer(action, name="localhost", /, **values):
     return SimpleNamespace(
-        task=SimpleNamespace(action=action),
+        task=SimpleNamespace(action=action, get_name=lambda: "a task"),
         host=SimpleNamespace(get_name=lambda: name),
         result=values,
     )
@@ -272,3 +274,96 @@ def test_what_guests_stand_on_is_outstanding_too_without_any_guest(callback):
     assert "Outstanding on kvm1" in text
     assert "pending  network/lan: mtu differs; restart: true" in text
     assert "Outstanding on kvm2" not in text
+
+
+def action(verb, name="web", when="now", *, host="kvm1", changes=(), **more):
+    paths = [{"path": path, "before": old, "after": new} for path, old, new in changes]
+    found = {"object": f"guest/{name}", "action": verb, "when": when, "host": host}
+    return {**found, "changes": paths, "reason": "", **more}
+
+
+ACTIONS = [
+    action("create"),
+    action("start"),
+    action("update", "db", "live", changes=[("memory", "2GiB", "4GiB")]),
+    action("update", "db", "next_boot", changes=[("machine", None, "q35" * 20)]),
+    action("update", "log", "next_boot", changes=[("vcpus", 1, 2)]),
+    action("stop", "old"),
+    action("delete", "old"),
+    action("replace", "new"),
+    action("restart", "app"),
+]
+
+
+def test_what_was_done_is_grouped_by_what_it_means(callback, tmp_path):
+    restart = {
+        "object": "guest/log",
+        "kind": "restart_required",
+        "reason": "vcpus differs",
+        "remedy": "r",
+    }
+    callback.v2_runner_on_ok(
+        answer("kvm_guests", "kvm1", actions=ACTIONS, changed=True, pending=[restart], blocked=[])
+    )
+    callback.v2_runner_on_ok(answer("ansible.builtin.apt", "kvm1", changed=True))
+    callback.v2_runner_on_ok(answer("ansible.builtin.apt", "kvm2", changed=True))
+    lines = shown(callback, kvm1={}, kvm2={}).splitlines()
+    begin = lines.index("done")
+    assert lines[begin : lines.index("hosts") - 1] == [
+        "done",
+        "create (1)",
+        "  + guest/web on kvm1: create, start",
+        "change live (1)",
+        "  ~ guest/db on kvm1: update",
+        "      memory: 2GiB → 4GiB",
+        "      machine: nothing → q35q35q35q35q35q35q35q35q35q35q35q35q35…",
+        "change at next boot (1)",
+        "  ~ guest/log on kvm1: update",
+        "      vcpus: 1 → 2",
+        "start or stop (1)",
+        "  * guest/app on kvm1: restart",
+        "replace (1)",
+        "  ± guest/new on kvm1",
+        "remove (1)",
+        "  - guest/old on kvm1: stop, delete",
+        "other changes (2)",
+        "  ~ a task on kvm1, kvm2",
+        (
+            "done: 1 created, 1 changed live, 1 changed at next boot, 1 started or stopped,"
+            " 1 replaced, 1 removed, 2 other changes; 1 restart required"
+        ),
+    ]
+    told = json.loads((tmp_path / "report.json").read_text())
+    assert told["check"] is False
+    assert told["actions"] == ACTIONS
+    assert told["counts"]["remove"] == 1
+    assert told["other_changes"] == {"a task": ["kvm1", "kvm2"]}
+
+
+def test_a_placed_guest_is_shown_with_the_reason_and_what_the_plan_refused_once(callback):
+    def refused(name):
+        return {"object": f"guest/{name}", "reason": "it may be on kvm9", "remedy": "look there"}
+
+    callback.v2_runner_on_ok(
+        answer(
+            "kvm_fleet_plan",
+            "kvm1",
+            hosts={"web": "kvm2"},
+            new=["web"],
+            reasons={"web": "kvm2: most room; kvm1 refused: spread web"},
+            pending=[],
+            blocked=[refused(name) for name in ("a", "b", "c", "d", "e", "f")],
+        )
+    )
+    callback.v2_runner_on_ok(
+        answer("kvm_guests", "kvm2", actions=[action("create", host="kvm2")], changed=True)
+    )
+    lines = shown(callback, kvm1={}, kvm2={}).splitlines()
+    assert "  + guest/web on kvm2: most room; kvm1 refused: spread web" in lines
+    assert "blocked  a, b, c, d and 2 more: it may be on kvm9; look there" in lines
+    assert "done: 1 created; 6 blocked" in lines
+
+
+def test_a_run_without_changes_shows_none_of_it(callback):
+    callback.v2_runner_on_ok(answer("kvm_guests", actions=[], changed=False, guests=[GUEST]))
+    assert "done" not in shown(callback)
