@@ -39,6 +39,20 @@ options:
     description: Let the plan remove more guests than the fleet allows.
     type: bool
     default: false
+  capacity:
+    description: Tell how many more guests of each size of the fleet there is room for.
+    type: bool
+    default: false
+  save:
+    description: A file of the controller that gets the plan, to be held to by O(saved).
+    type: str
+    default: ""
+  saved:
+    description:
+      - A file with a plan that was saved. The run fails if the plan is another by now, as guests
+        were declared otherwise, changed, or moved.
+    type: str
+    default: ""
 attributes:
   check_mode:
     description: Can run in check mode and return what it would do.
@@ -100,6 +114,11 @@ pending:
   returned: success
   type: list
   elements: dict
+capacity:
+  description: By size, how many more guests there is room for (V(count)) and why for no further one
+    (V(limit)).
+  returned: with O(capacity)
+  type: dict
 witness:
   description: What every host is to remember of the fleet.
   returned: success

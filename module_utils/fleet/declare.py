@@ -85,6 +85,7 @@ class Fleet:
     guests: Sequence[Guest]
     options: Mapping[str, Any] = field(default_factory=dict)  # of constructed groups
     pools: Mapping[str, str] = field(default_factory=dict)  # their types
+    sizes: Mapping[str, Any] = field(default_factory=dict)  # what a guest of each asks for
     placement: Mapping[str, Any] = field(default_factory=dict)
     prune: bool = False
     most_removals: str = MOST_REMOVALS
@@ -177,6 +178,7 @@ class _Maker:
             guests,
             options,
             {n: str((p or {}).get("type")) for n, p in (self.data.get("pools") or {}).items()},
+            {name: self._of_size(size) for name, size in (self.data.get("sizes") or {}).items()},
             self.data.get("placement") or {},
             bool(self.data.get("prune", False)),
             self.data.get("most_removals", MOST_REMOVALS),
@@ -214,6 +216,18 @@ class _Maker:
             else:
                 found.append(name)
         return tuple(dict.fromkeys(found))
+
+    def _of_size(self, size: Mapping[str, Any] | None) -> dict[str, Any]:
+        """Return what a guest of a size asks for; its disk is in the pool that is the default."""
+        values = dict(size or {})
+        pools = self.data.get("pools") or {}
+        pool = (self.data.get("defaults") or {}).get("pool")
+        if pool is None and len(pools) == 1:
+            pool = next(iter(pools))
+        asked = asked_of(values, {}, self.data)
+        if "disk" in values and pool in pools:
+            asked["disks"] = [{"pool": pool, "size": values["disk"]}]
+        return asked
 
     # Hosts.
 

@@ -25,7 +25,7 @@ from ..guest.spec import ABSENT
 from ..units import UnitError, parse_size
 from .demand import Demand, Host, Placement, Policy
 from .needs import demand, host_room, is_local
-from .placement import place
+from .placement import further, place
 
 _OR_FENCED = "or declare one that is off for sure as fenced: true"
 _NAMED = 8  # names that a message shows
@@ -149,6 +149,26 @@ class _Planner:
             self._remembered(),
         )
 
+    def capacity(self, sizes: Mapping[str, Mapping[str, Any]]) -> dict[str, dict[str, Any]]:
+        """Return how many more guests of each size there is room for."""
+        self.plan()
+        problems: list[Problem] = []
+        wanted = {name: demand(name, asked, None, problems) for name, asked in sizes.items()}
+        if problems:
+            raise InputError(problems)
+        there = self._demands({})
+        rooms, shared = self._rooms(there), self._shared(there)
+        found = {}
+        for name, one in wanted.items():
+            count, limit = further(rooms, there, one, self._policy(), shared)
+            found[name] = {"count": count, "limit": limit}
+        return found
+
+    def _policy(self) -> Policy:
+        stated = self.wish.placement
+        strategy = stated.get("strategy", Policy().strategy)
+        return Policy(strategy, bool(stated.get("n_plus_one", False)))
+
     def block(self, name: str, host: str, reason: str, remedy: str) -> None:
         """Refuse what was asked for a guest."""
         self.blocked.append(Blocked(f"guest/{name}", host, reason, remedy))
@@ -249,10 +269,7 @@ class _Planner:
     def _place(self, floating: Sequence[Mapping[str, Any]]) -> None:
         """Find a place for guests that have none, among all the others."""
         pins = {str(guest["name"]): guest.get("host") for guest in floating}
-        policy = Policy(
-            self.wish.placement.get("strategy", Policy().strategy),
-            bool(self.wish.placement.get("n_plus_one", False)),
-        )
+        policy = self._policy()
         placement = Placement()
         if None in pins.values() or policy.n_plus_one:
             asked = self._demands(pins)
@@ -424,6 +441,19 @@ def _bytes(value: Any) -> int:
         return parse_size(value)
     except UnitError:
         return 0
+
+
+def capacity(
+    wish: Wish,
+    observed: Mapping[str, Mapping[str, Any] | None],
+    sizes: Mapping[str, Mapping[str, Any]],
+) -> dict[str, dict[str, Any]]:
+    """Return by size how many more guests of it there is room for, and what limits them.
+
+    Each for itself, when all that is declared is there. ``sizes`` say what one asks for, as
+    fleet.needs has it.
+    """
+    return _Planner(wish, observed).capacity(sizes)
 
 
 def plan(wish: Wish, observed: Mapping[str, Mapping[str, Any] | None]) -> FleetPlan:

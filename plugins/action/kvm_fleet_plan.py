@@ -5,6 +5,7 @@
 
 from __future__ import annotations
 
+import json
 import runpy
 from pathlib import Path
 from typing import Any
@@ -14,8 +15,9 @@ from ansible.plugins.action import ActionBase
 
 runpy.run_path(str(Path(__file__).parents[1] / "shim.py"))
 
-from ansible.module_utils.converge.errors import VirtfleetError
-from ansible.module_utils.fleet.plan import FleetPlan, Wish, plan
+from ansible.module_utils.converge.errors import VirtfleetError, system_says
+from ansible.module_utils.fleet.plan import FleetPlan, Wish, capacity, plan
+from ansible.module_utils.fleet.saved import check, saved
 
 _SPEC: dict[str, Any] = {
     "fleet": {"type": "dict", "required": True},
@@ -23,6 +25,9 @@ _SPEC: dict[str, Any] = {
     "state": {"type": "str", "choices": ["present", "absent"], "default": "present"},
     "prune": {"type": "bool", "default": False},
     "allow_removals": {"type": "bool", "default": False},
+    "capacity": {"type": "bool", "default": False},
+    "save": {"type": "str", "default": ""},
+    "saved": {"type": "str", "default": ""},
 }
 
 
@@ -34,31 +39,59 @@ class ActionModule(ActionBase):
         result: dict[str, Any] = super().run(tmp, task_vars)
         _, options = self.validate_argument_spec(argument_spec=_SPEC)
         variables = task_vars or {}
-        hosts, groups = variables["hostvars"], variables["groups"]
-        absent = options["state"] == "absent"
-        fleet = options["fleet"]
         try:
-            wish = Wish(
-                fleet["name"],
-                [self._guest(hosts, name, absent=absent) for name in groups.get("guests", ())],
-                {
-                    name: hosts.get(name, {}).get("kvm_fleet_place") or {}
-                    for name in groups.get("hypervisors", ())
-                },
-                fleet["pools"],
-                fleet["placement"],
-                prune=(fleet["prune"] or options["prune"]) and not absent,
-                most_removals=fleet["most_removals"],
-                allow_removals=options["allow_removals"] or absent,
-            )
+            wish = self._wish(variables, options)
+            hosts = variables["hostvars"]
             # A host that could not be reached, or is not among those of this run, has no answer.
             seen = {name: _answer(hosts, name, options["observed"]) for name in wish.hypervisors}
-            found = plan(wish, seen)
+            told = _told(plan(wish, seen))
+            if options["capacity"]:
+                told["capacity"] = capacity(wish, seen, options["fleet"]["sizes"])
+            self._keep(told, variables, options)
         except VirtfleetError as error:
             return {**result, "failed": True, "msg": str(error), **error.data}
         except KeyError as error:
             raise AnsibleError(f"this is no fleet of the inventory: {error} is missing") from None
-        return {**result, **_told(found)}
+        return {**result, **told}
+
+    def _wish(self, variables: dict[str, Any], options: dict[str, Any]) -> Wish:
+        """Return what is declared, of the variables of hosts and guests."""
+        hosts, groups = variables["hostvars"], variables["groups"]
+        fleet, absent = options["fleet"], options["state"] == "absent"
+        return Wish(
+            fleet["name"],
+            [self._guest(hosts, name, absent=absent) for name in groups.get("guests", ())],
+            {
+                name: hosts.get(name, {}).get("kvm_fleet_place") or {}
+                for name in groups.get("hypervisors", ())
+            },
+            fleet["pools"],
+            fleet["placement"],
+            prune=(fleet["prune"] or options["prune"]) and not absent,
+            most_removals=fleet["most_removals"],
+            allow_removals=options["allow_removals"] or absent,
+        )
+
+    def _keep(
+        self, told: dict[str, Any], variables: dict[str, Any], options: dict[str, Any]
+    ) -> None:
+        """Hold the plan to one that was saved, and save it, where that is asked for."""
+        if not options["saved"] and not options["save"]:
+            return
+        hosts = variables["hostvars"]
+        names = variables["groups"].get("guests", ())
+        specs = {name: hosts.raw_get(name)["kvm_guest_spec"] for name in names}
+        now = saved(told, specs, options["fleet"]["name"])
+        if options["saved"]:
+            check(_read(Path(options["saved"])), now)
+        if options["save"]:
+            path = Path(options["save"])
+            half = path.with_name(f"{path.name}.new")
+            try:
+                half.write_text(f"{json.dumps(now, indent=1)}\n", encoding="utf-8")
+                half.replace(path)
+            except OSError as error:
+                raise VirtfleetError(f"the plan cannot be saved: {system_says(error)}") from None
 
     def _guest(self, hosts: Any, name: str, *, absent: bool) -> dict[str, Any]:
         """Return a guest as the plan takes it, of its variables in the inventory."""
@@ -72,6 +105,15 @@ class ActionModule(ActionBase):
         if _is_template(parts):
             parts = _filled(hosts, name, parts)
         return {"name": name, **parts}
+
+
+def _read(path: Path) -> Any:
+    try:
+        return json.loads(path.read_text(encoding="utf-8"))
+    except OSError as error:
+        raise VirtfleetError(f"the plan cannot be read: {system_says(error)}") from None
+    except ValueError:
+        raise VirtfleetError(f"{path} is no plan that playbooks/plan.yml saved") from None
 
 
 def _is_template(value: Any) -> bool:

@@ -146,6 +146,7 @@ class InventoryModule(BaseInventoryPlugin, Constructable):
         whole = {
             "name": fleet.name,
             "pools": fleet.pools,
+            "sizes": fleet.sizes,
             "placement": fleet.placement,
             "prune": fleet.prune,
             "most_removals": fleet.most_removals,

@@ -9,7 +9,7 @@ from typing import Any
 
 import pytest
 from ansible.module_utils.converge.errors import InputError, VirtfleetError
-from ansible.module_utils.fleet.plan import FleetPlan, Wish, newest_witness, plan
+from ansible.module_utils.fleet.plan import FleetPlan, Wish, capacity, newest_witness, plan
 
 GIB = 1 << 30
 ROOM = {"cpus": 8, "memory": 32 * GIB}
@@ -308,6 +308,17 @@ def test_a_pool_s_room_is_what_volumes_have_not_taken() -> None:
     assert [one.reason for one in found.blocked] == [
         "it fits on no host: 20GiB short of pool local on all hosts"
     ]
+
+
+def test_capacity_is_what_is_left_when_all_that_is_declared_is_there() -> None:
+    wish = Wish("test", [guest("web", asked={"memory": "4GiB"})], {"kvm1": {}, "kvm2": {}})
+    observed = {"kvm1": host(), "kvm2": host(seen("old", fleet="other", memory="10GiB"))}
+    sizes = {"small": {"memory": "2GiB"}, "huge": {"memory": "64GiB"}}
+    found = capacity(wish, observed, sizes)
+    # A host keeps a twentieth of its 32 GiB: 30 GiB are left, less 4 and 10.
+    assert found["small"]["count"] == 13 + 10
+    assert "short of memory" in found["small"]["limit"]
+    assert found["huge"]["count"] == 0
 
 
 def test_amounts_that_are_none_are_told_by_guest() -> None:

@@ -167,6 +167,25 @@ def test_a_plan_that_removes_too_much_fails_with_what_to_do(
     assert plan["parts"]["kvm2"]["gone"] == ["old0", "old1", "old2"]
 
 
+def test_a_saved_plan_is_held_to(tmp_path: Path, empty: dict[str, Any]) -> None:
+    file = str(tmp_path / "plan")
+    planned(tmp_path, empty, save=file)
+    assert planned(tmp_path, empty, saved=file)["planned"]["changed"] is False
+    answers = {name: one for name, one in empty.items() if name != "kvm6"}
+    done = run(tmp_path, EXAMPLE, plays(answers, saved=file))
+    assert done.returncode == 2
+    assert "the plan is stale: kvm6 does not answer now" in done.stdout
+    done = run(tmp_path, EXAMPLE, plays(empty, saved=f"{file}.none"))
+    assert "the plan cannot be read" in done.stdout
+    assert "No such file" in done.stdout
+
+
+def test_capacity_is_told_by_size(tmp_path: Path, empty: dict[str, Any]) -> None:
+    found = planned(tmp_path, empty, capacity=True)["planned"]["capacity"]
+    assert set(found) == {"small", "medium", "large"}
+    assert found["small"]["count"] > found["medium"]["count"] > found["large"]["count"] > 0
+
+
 def test_specs_of_guests_without_a_host_need_a_plan(tmp_path: Path) -> None:
     play = {
         "hosts": "kvm1",
