@@ -67,6 +67,7 @@ _BENCH = {
     "qemu-system-x86_64": ["qemu-system-x86"],
     "ip": ["iproute2"],
     "unshare": ["util-linux"],
+    "hspace": ["ganeti-htools"],
 }
 # Nobody's machine begins to serve SSH because of a benchmark: only where nothing would start it.
 if not Path("/run/systemd/system").exists():

@@ -8,7 +8,7 @@ from fnmatch import fnmatchcase
 from typing import Any, Mapping, Sequence
 
 from ..converge.errors import VirtfleetError, shown
-from .spec import ABSENT
+from .spec import ABSENT, PRESENT
 
 
 def patterns(selection: object) -> list[str]:
@@ -37,6 +37,13 @@ def select(specs: Sequence[Any], selection: object) -> list[Any]:
 def removed(names: Sequence[str], selection: object) -> list[dict[str, str]]:
     """Return guests that are no longer declared as ones to remove, none where a pattern is."""
     return [] if patterns(selection) else [{"name": name, "state": ABSENT} for name in names]
+
+
+def adopted(guests: Sequence[Mapping[str, Any]]) -> list[dict[str, Any]]:
+    """Return guests, as kvm_guests_info shows them, as ones to take over and leave as they are."""
+    keys = ("name", "engine")
+    asked = {"adopt": True, "state": PRESENT}
+    return [{**{key: guest[key] for key in keys}, **asked} for guest in guests]
 
 
 def unmatched(specs: Sequence[Any], selection: object, others: Sequence[str] = ()) -> list[str]:

@@ -25,6 +25,8 @@ description:
   - Keeps the guests whose names match any of the patterns. Without a pattern all are kept.
   - The filter P(kvm_guest_unmatched#filter) of the same arguments returns the patterns that match
     none of the guests, and none of the names that a further argument has.
+  - The filter P(kvm_guest_adopted#filter) makes guests to take over of what M(kvm_guests_info)
+    shows.
   - The filter P(kvm_guest_removed#filter) makes guests to remove of names, none where there is a
     pattern.
   - The filter P(kvm_guest_leases#filter) returns the addresses that a network of libvirt shall keep
@@ -71,6 +73,7 @@ class FilterModule:
     def filters(self) -> dict[str, Callable[..., list[Any]]]:
         """Return the filters."""
         return {
+            "kvm_guest_adopted": _checked(lambda guests: selection.adopted(list(guests))),
             "kvm_guest_leases": _checked(leases.leases),
             "kvm_guest_removed": _checked(selection.removed),
             "kvm_guest_select": _checked(selection.select),
