@@ -13,6 +13,7 @@ import statistics
 import subprocess
 import time
 from collections.abc import Callable, Sequence
+from functools import partial
 from math import ceil
 from typing import Any
 
@@ -54,10 +55,10 @@ CLASSES: dict[str, tuple[int, Callable[[random.Random, int], Vector]]] = {
 
 
 def bound(items: Sequence[Vector], size: int) -> int:
-    """Return a number of hosts that are needed at least: by amounts, and by items too large to pair."""
-    by_amount = max(ceil(sum(column) / size) for column in zip(*items, strict=True))
-    large = max(sum(2 * one > size for one in column) for column in zip(*items, strict=True))
-    return max(by_amount, large)
+    """Return a number of hosts that are needed at least, by amounts and by what cannot pair."""
+    by_amount: int = max(ceil(sum(column) / size) for column in zip(*items, strict=True))
+    large = [len([x for x in column if 2 * x > size]) for column in zip(*items, strict=True)]
+    return max(by_amount, *large)
 
 
 # Peers: items in decreasing order of their weighted sum, or of their largest part.
@@ -83,7 +84,7 @@ def _filled(
     for item in items:
         fitting = [b for b in bins if all(x <= y for x, y in zip(item, b, strict=True))]
         if fitting:
-            chosen = min(fitting, key=lambda b, i=item: fit(i, b, weights))
+            chosen = min(fitting, key=partial(fit, weights, item))
         else:
             chosen = [size] * len(item)
             bins.append(chosen)
@@ -111,7 +112,7 @@ def _dot(items: Sequence[Vector], size: int) -> int:
     return count
 
 
-def _tight(item: Vector, room: Vector, weights: list[float]) -> float:
+def _tight(weights: list[float], item: Vector, room: Vector) -> float:
     return sum(w * (y - x) for w, x, y in zip(weights, item, room, strict=True))
 
 
@@ -250,7 +251,7 @@ def test_planning_ten_thousand_guests() -> None:
     for _ in range(3):
         for count in counts:
             wish, observed = _fleet(count)
-            samples[count].append(_spent(lambda w=wish, o=observed: plan(w, o)) * 1e3)
+            samples[count].append(_spent(partial(plan, wish, observed)) * 1e3)
     say("\nthe plan of a fleet of which 100 guests are new [ms, medians of 3]")
     for count in counts:
         say(f"  {count:>8} guests {statistics.median(samples[count]):10.1f}")
