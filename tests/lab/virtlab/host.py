@@ -32,12 +32,17 @@ BOOT_PATIENCE = 600.0  # seconds; a loaded machine takes several times what an i
 RESTORE_PATIENCE = 120.0
 _SNAPSHOT_FORMAT = 1  # of what a saved host consists of
 _ON_THE_WAY = {"off", "starting", "inmigrate", "prelaunch", "restore-vm"}
+_BOOTS = 3  # how often a host is booted that panics
 _PANIC = "Kernel panic - not syncing"
 _TAIL = 20  # lines of the console that a message shows
 
 
 class HostError(Exception):
     """A host does not do what it shall; the message names it and shows the end of its console."""
+
+
+class PanicError(HostError):
+    """A host's kernel has panicked."""
 
 
 class Host:
@@ -132,8 +137,18 @@ class Host:
         if fresh:
             self.lay_out()
         with step(f"{self.name}: booting ({self.recipe.release}, {self.spec.image})"):
-            self._start(restore=False)
-            self.wait(BOOT_PATIENCE)
+            for left in range(_BOOTS - 1, -1, -1):
+                self._start(restore=False)
+                try:
+                    self.wait(BOOT_PATIENCE)
+                except PanicError:
+                    # Where the machine is busy, the kernel finds that ten ticks of its timer are
+                    # late, and behind an IOMMU it panics of that before it has done anything.
+                    if not left:
+                        raise
+                    self.power_off()
+                else:
+                    return
 
     def lay_out(self) -> None:
         """Make the host's folder anew: its disks, its keys, what makes it itself."""
@@ -184,7 +199,7 @@ class Host:
             if processes.running(self.folder) is None:
                 raise self._failure("it went off while it was waited for")
             if _PANIC in self.console():
-                raise self._failure("its kernel panicked")
+                raise PanicError(str(self._failure("its kernel panicked")))
             if time.monotonic() > give_up:
                 raise self._failure(f"no answer over SSH within {patience:.0f} s")
             time.sleep(0.5)

@@ -114,11 +114,10 @@ WantedBy=sysinit.target
 # emulated CPU. Retpolines and return thunks, of no use here, cost it half of its speed. And code
 # at a new address is new code to QEMU, which translates a program that has moved all over again.
 # Behind the emulated IOMMU an NVMe times out for a minute where its memory is translated. And
-# who continues from a snapshot, or waits for a processor, has not hung: systemd kills no service,
-# and the kernel does not panic because ten ticks of its timer did not come in time.
+# who continues from a snapshot, or waits for a processor, has not hung: systemd kills no service.
 CMDLINE = (
     "console=ttyS0 tsc=reliable mitigations=off norandmaps iommu.passthrough=1"
-    " systemd.service_watchdogs=0 no_timer_check"
+    " systemd.service_watchdogs=0"
 )
 _GRUB = """\
 GRUB_DEFAULT=0
