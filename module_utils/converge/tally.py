@@ -8,6 +8,7 @@ forked from it, and see it as it was when their task began.
 
 from __future__ import annotations
 
+import re
 from dataclasses import dataclass, field
 from typing import Any, Mapping
 
@@ -36,6 +37,7 @@ _DONE = {
 _OBJECTS = 40  # that a group shows
 _VALUES = 12  # that an object shows
 _WIDEST = 40  # characters of a value
+_DIGEST = re.compile("[0-9a-f]{64}")
 _STATES = ("start", "stop", "restart", "pause", "resume", "save")
 
 
@@ -164,7 +166,8 @@ class Tally:
         colour: bool,
     ) -> list[str]:
         verbs = ", ".join(dict.fromkeys(str(action["action"]) for action in actions))
-        head = f"{_SIGNS.get(word, '~')} {plain(name)} on {plain(host)}"
+        short = _DIGEST.sub(lambda found: f"{found[0][:12]}…", plain(name))
+        head = f"{_SIGNS.get(word, '~')} {short} on {plain(host)}"
         placed = self.reasons.get(name.partition("/")[2], "") if word == CREATE else ""
         note = placed.partition(": ")[2] or ("" if verbs == word else verbs)
         text = fit(f"  {head}{f': {plain(note)}' if note else ''}", width)

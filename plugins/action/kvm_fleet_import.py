@@ -5,6 +5,7 @@
 
 from __future__ import annotations
 
+import json
 import runpy
 from pathlib import Path
 from typing import Any
@@ -65,10 +66,4 @@ class ActionModule(ActionBase):
 
 def _plain(value: Any) -> Any:
     """Return a value without what Ansible knows of it besides."""
-    if isinstance(value, dict):
-        return {str(key): _plain(one) for key, one in value.items()}
-    if isinstance(value, (list, tuple)):
-        return [_plain(one) for one in value]
-    if isinstance(value, str):
-        return str(value)
-    return value
+    return json.loads(json.dumps(value, default=str))

@@ -33,5 +33,6 @@ class ActionModule(ActionBase):
             return {**result, "failed": True, "msg": message}
         tally = so_far()
         if tally.changes():
-            return {**result, "failed": True, "msg": tally.render(_WIDTH), **tally.to_dict()}
+            message = f"expected nothing to do, found {tally.line()}\n{tally.render(_WIDTH)}"
+            return {**result, "failed": True, "msg": message, **tally.to_dict()}
         return {**result, "changed": False, "msg": tally.line()}
