@@ -264,6 +264,7 @@ def test_how_much_more_there_is_room_for_is_told(done: Run, site: Site) -> None:
     assert f"small: {capacity['small']['count']} more" in " ".join(run.output.split())
 
 
+@pytest.mark.one_of("a fleet's plan")
 def test_guests_that_nobody_declared_are_written_down_and_taken_over(
     done: Run, site: Site, lab: Lab, kvm2: Host, tmp_path: Path
 ) -> None:
