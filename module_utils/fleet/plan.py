@@ -37,7 +37,8 @@ class Wish:
 
     ``guests`` have name, state, host (None: to be placed), protected, adopt and asked; see
     fleet.needs for the last. ``hypervisors`` say by name what each is as a place, ``pools`` of
-    which type each is. ``most_removals`` is a share such as "20%".
+    which type each is. ``most_removals`` is a share such as "20%". ``left_out`` are hosts that the
+    run is not for: what is theirs is not looked after, and nothing is amiss in that.
     """
 
     fleet: str
@@ -48,6 +49,7 @@ class Wish:
     prune: bool = False
     most_removals: str = "20%"
     allow_removals: bool = False
+    left_out: frozenset[str] = frozenset()
 
 
 @dataclass
@@ -209,8 +211,11 @@ class _Planner:
         name, pin = str(guest["name"]), guest.get("host")
         found = self.seen.get(name)
         may_be = self._may_be_on(name)
+        home = (self.witness.get("guests") or {}).get(name, pin)
         if found:
             self._elsewhere(name, pin, found)
+        elif home in self.wish.left_out:
+            return False
         elif pin is not None and pin in self.unreached:
             self.block(name, pin, "its host was not reached", f"reach {pin}, {_OR_FENCED}")
         elif may_be:

@@ -70,6 +70,8 @@ class ActionModule(ActionBase):
             prune=(fleet["prune"] or options["prune"]) and not absent,
             most_removals=fleet["most_removals"],
             allow_removals=options["allow_removals"] or absent,
+            left_out=frozenset(groups.get("hypervisors", ()))
+            - set(variables["ansible_play_hosts_all"]),
         )
 
     def _keep(

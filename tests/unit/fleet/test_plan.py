@@ -198,6 +198,24 @@ def test_a_host_that_is_fenced_holds_nothing_back() -> None:
     assert told(found) == ["guest/web kvm2: its host is fenced"]
 
 
+def test_what_is_on_hosts_that_the_run_is_not_for_is_left_to_another() -> None:
+    witness = {"serial": 4, "hosts": ["kvm1", "kvm2"], "guests": {"db": "kvm2"}}
+    observed = everywhere(kvm1=host(witness={"test": witness}), kvm2=None, kvm3=None)
+    wanted = [guest("db"), guest("log", host="kvm2"), guest("new"), guest("old", state="absent")]
+    left_out = frozenset({"kvm2", "kvm3"})
+    found = made(wanted, observed, left_out=left_out)
+    # Of kvm3, where nobody ever looked, nothing is known.
+    assert told(found) == [
+        "guest/new kvm3: it may be on kvm3, not looked at in this run",
+        "guest/old kvm3: it may be on kvm3, not looked at in this run",
+    ]
+    witness["hosts"] = ["kvm1", "kvm2", "kvm3"]
+    found = made(wanted, observed, left_out=left_out)
+    assert told(found) == []
+    assert found.hosts == {"new": "kvm1"}
+    assert found.witness["guests"] == {"db": "kvm2", "new": "kvm1"}
+
+
 def test_a_guest_that_runs_twice_is_told_loudly_and_left_alone() -> None:
     found = made(
         [guest("web"), guest("db")],
