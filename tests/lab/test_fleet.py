@@ -260,7 +260,7 @@ def test_how_much_more_there_is_room_for_is_told(done: Run, site: Site) -> None:
     run = site.write(GUESTS, **sizes).playbook("capacity")
     capacity = planned(run)["capacity"]
     assert capacity["small"]["count"] > 0
-    assert "short of memory" in capacity["small"]["limit"]
+    assert "refused: " in capacity["small"]["limit"]
     assert f"small: {capacity['small']['count']} more" in " ".join(run.output.split())
 
 
