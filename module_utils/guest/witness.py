@@ -3,7 +3,9 @@
 """What a host remembers of a fleet: where each of its guests was last seen.
 
 One small file, written at once, before anything of a plan is carried out: a host that goes away in
-the middle of a run is then known to have had its part.
+the middle of a run is then known to have had its part. Each plan has a number, one more than the
+newest that any host knew. A host takes the plans of two runs with the same number from one of them
+alone, so that of two runs at once neither makes a guest that the other makes elsewhere.
 """
 
 from __future__ import annotations
@@ -14,7 +16,7 @@ import time
 from contextlib import suppress
 from typing import TYPE_CHECKING, Any, Mapping
 
-from ..converge.errors import InputError, Problem, shown
+from ..converge.errors import InputError, Problem, VirtfleetError, shown
 from ..kvm.layout import make_folder
 
 if TYPE_CHECKING:
@@ -50,10 +52,19 @@ def check(witness: Mapping[Any, Any]) -> None:
 
 
 def write(layout: Layout, fleet: str, witness: Mapping[str, Any]) -> None:
-    """Remember a fleet's witness with the time of now, unless a newer one is known."""
+    """Remember a fleet's witness with the time of now.
+
+    VirtfleetError where the host knows the plan of another run that is not older.
+    """
     known = read(layout)
-    if int(known.get(fleet, {}).get("serial", 0)) >= witness["serial"]:
-        return
+    there = known.get(fleet, {})
+    if int(there.get("serial", 0)) >= witness["serial"]:
+        if there.get("run") == witness.get("run"):
+            return
+        raise VirtfleetError(
+            f"the fleet {fleet} was planned by another run meanwhile ({there.get('when')})",
+            remedy="plan again",
+        )
     known[fleet] = {**witness, "when": time.strftime("%Y-%m-%dT%H:%M:%SZ", time.gmtime())}
     make_folder(layout.state)
     path = _path(layout)

@@ -9,6 +9,7 @@ import json
 import runpy
 from pathlib import Path
 from typing import Any
+from uuid import uuid4
 
 from ansible.errors import AnsibleError
 from ansible.plugins.action import ActionBase
@@ -45,6 +46,7 @@ class ActionModule(ActionBase):
             # A host that could not be reached, or is not among those of this run, has no answer.
             seen = {name: _answer(hosts, name, options["observed"]) for name in wish.hypervisors}
             told = _told(plan(wish, seen))
+            told["witness"]["run"] = str(uuid4())
             if options["capacity"]:
                 told["capacity"] = capacity(wish, seen, options["fleet"]["sizes"])
             self._keep(told, variables, options)

@@ -104,7 +104,7 @@ def test_a_host_remembers_the_newest_witness_of_each_fleet(run, tmp_path):
     run(check=True, witness=WITNESS)
     assert remembered() == {}
     run(check=False, witness=WITNESS)
-    run(check=False, witness={**WITNESS, "serial": 2, "guests": {}})
+    run(check=False, witness=WITNESS)
     run(check=False, witness={**WITNESS, "serial": 9}, fleet="other")
     found = remembered()
     assert {fleet: one["serial"] for fleet, one in found.items()} == {"local": 3, "other": 9}
@@ -114,6 +114,18 @@ def test_a_host_remembers_the_newest_witness_of_each_fleet(run, tmp_path):
     assert remembered() == {}
     run(check=False, witness=WITNESS)
     assert remembered()["local"]["serial"] == 3
+
+
+def test_of_two_runs_a_host_takes_the_plan_of_one(run):
+    first, second = ({**WITNESS, "run": one} for one in ("a", "b"))
+    assert "failed" not in run(check=False, witness=first)
+    assert "failed" not in run(check=False, witness=first), "it goes on with its own"
+    for late in (second, {**second, "serial": 2}):
+        answer = run(check=False, witness=late)
+        assert answer["failed"] is True
+        assert "the fleet local was planned by another run meanwhile (20" in answer["msg"]
+        assert answer["msg"].endswith(": plan again")
+    assert "failed" not in run(check=False, witness={**second, "serial": 4})
 
 
 def test_what_is_brief_has_the_room_of_the_host(run):
