@@ -12,6 +12,7 @@ from typing import Any
 from uuid import uuid4
 
 from ansible.errors import AnsibleError
+from ansible.parsing.vault import EncryptedString, VaultHelper
 from ansible.plugins.action import ActionBase
 
 runpy.run_path(str(Path(__file__).parents[1] / "shim.py"))
@@ -84,7 +85,7 @@ class ActionModule(ActionBase):
             return
         hosts = variables["hostvars"]
         names = variables["groups"].get("guests", ())
-        specs = {name: hosts.raw_get(name)["kvm_guest_spec"] for name in names}
+        specs = {name: _sealed(hosts.raw_get(name)["kvm_guest_spec"]) for name in names}
         now = saved(told, specs, options["fleet"]["name"])
         if options["saved"]:
             check(_read(Path(options["saved"])), now)
@@ -109,6 +110,17 @@ class ActionModule(ActionBase):
         if _is_template(parts):
             parts = _filled(hosts, name, parts)
         return {"name": name, **parts}
+
+
+def _sealed(value: Any) -> Any:
+    """Return a declaration as it stands in git: what is in a vault stays there."""
+    if isinstance(value, dict):
+        return {key: _sealed(one) for key, one in value.items()}
+    if isinstance(value, (list, tuple)):
+        return [_sealed(one) for one in value]
+    if isinstance(value, EncryptedString):
+        return VaultHelper.get_ciphertext(value, with_tags=False)
+    return value
 
 
 def _read(path: Path) -> Any:

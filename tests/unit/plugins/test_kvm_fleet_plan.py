@@ -6,6 +6,7 @@ from __future__ import annotations
 
 import json
 import os
+import runpy
 import subprocess
 import sys
 from collections.abc import Sequence
@@ -14,6 +15,7 @@ from typing import Any
 
 import pytest
 import yaml
+from ansible.parsing.vault import EncryptedString
 
 REPOSITORY = Path(__file__).resolve().parents[3]
 EXAMPLE = REPOSITORY / "inventory" / "example"
@@ -181,6 +183,15 @@ def test_a_saved_plan_is_held_to(tmp_path: Path, empty: dict[str, Any]) -> None:
     done = run(tmp_path, EXAMPLE, plays(empty, saved=f"{file}.none"))
     assert "the plan cannot be read" in done.stdout
     assert "No such file" in done.stdout
+
+
+def test_what_is_in_a_vault_is_not_opened_for_a_plan_that_is_saved() -> None:
+    sealed = runpy.run_path(str(REPOSITORY / "plugins/action/kvm_fleet_plan.py"))["_sealed"]
+    word = EncryptedString(ciphertext="$ANSIBLE_VAULT;1.1;AES256\n3132")
+    assert sealed({"a": [word, 1], "b": "c"}) == {
+        "a": ["$ANSIBLE_VAULT;1.1;AES256\n3132", 1],
+        "b": "c",
+    }
 
 
 def test_capacity_is_told_by_size(tmp_path: Path, empty: dict[str, Any]) -> None:
