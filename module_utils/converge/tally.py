@@ -13,7 +13,7 @@ from dataclasses import dataclass, field
 from typing import Any, Mapping
 
 from .action import LIVE, NEXT_BOOT
-from .text import fit, plain
+from .text import fit, paint, plain
 
 CREATE, REPLACE, CHANGE, LIVE_CHANGE = "create", "replace", "change", "change live"
 LATER, STATE, MOVE = "change at next boot", "start or stop", "move"
@@ -23,7 +23,7 @@ GROUPS = CREATE, CHANGE, LIVE_CHANGE, LATER, STATE, MOVE, REPLACE, REMOVE
 _RANK = CREATE, REMOVE, REPLACE, MOVE, CHANGE, LIVE_CHANGE, LATER, STATE
 _SIGNS = {CREATE: "+", REMOVE: "-", REPLACE: "±", MOVE: ">", STATE: "*"}
 _COLOURS = {CREATE: "32", REMOVE: "31", REPLACE: "31", MOVE: "36", LATER: "33", STATE: "36"}
-_BOLD, _DIM = "1", "2"
+_BOLD = "1"
 _DONE = {
     CREATE: "created",
     CHANGE: "changed",
@@ -140,7 +140,7 @@ class Tally:
         if not self.changes():
             return ""
         title = "plan" if self.check else "done"
-        lines = [_paint(title, _BOLD, colour)]
+        lines = [paint(title, _BOLD, colour)]
         for word, objects in self.objects().items():
             lines.append(f"{word} ({len(objects)})")
             for (name, host), actions in list(objects.items())[:_OBJECTS]:
@@ -152,7 +152,7 @@ class Tally:
             for task, hosts in tasks[:_OBJECTS]:
                 lines.append(fit(f"  ~ {plain(task)} on {_names(hosts)}", width))
             lines += _rest(len(tasks), _OBJECTS, "tasks", "  ")
-        lines.append(_paint(f"{title}: {self.line()}", _BOLD, colour))
+        lines.append(paint(f"{title}: {self.line()}", _BOLD, colour))
         return "\n".join(lines) + "\n"
 
     def _object(
@@ -171,7 +171,7 @@ class Tally:
         placed = self.reasons.get(name.partition("/")[2], "") if word == CREATE else ""
         note = placed.partition(": ")[2] or ("" if verbs == word else verbs)
         text = fit(f"  {head}{f': {plain(note)}' if note else ''}", width)
-        lines = [_paint(text, _COLOURS.get(word), colour)]
+        lines = [paint(text, _COLOURS.get(word), colour)]
         if word in (CREATE, REMOVE):
             return lines
         changes = [one for action in actions for one in action["changes"]]
@@ -193,10 +193,6 @@ def _names(hosts: list[str]) -> str:
 def _value(value: Any) -> str:
     text = "nothing" if value is None else plain(str(value))
     return text if len(text) <= _WIDEST else f"{text[: _WIDEST - 1]}…"
-
-
-def _paint(text: str, code: str | None, colour: bool) -> str:
-    return f"\x1b[{code}m{text}\x1b[0m" if colour and code else text
 
 
 _RUN = [Tally()]

@@ -63,3 +63,8 @@ def pad(text: str, cells: int) -> str:
     """Return the line cut or filled up to exactly ``cells``."""
     short = fit(text, cells)
     return short + " " * (cells - width(short))
+
+
+def paint(text: str, code: str | None, colour: bool) -> str:
+    """Return a text in a colour (ECMA-48, SGR), as it is where there is none."""
+    return f"\x1b[{code}m{text}\x1b[0m" if colour and code else text

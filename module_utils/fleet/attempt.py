@@ -19,7 +19,6 @@ _NAMED = 4  # hosts that a reason names each
 Bucket = Tuple[str, int]  # of a rule: its group, and the host or zone
 # Of a free room, a need and a host: the smaller the better.
 Fit = Callable[["Attempt", Need, int], float]
-Refusal = Tuple[str, object]  # why a host is refused, as words and what goes with them
 
 
 @dataclass(eq=False)
@@ -71,7 +70,7 @@ class Attempt:
         fixed = [item for item in self.items if item.fixed and item.at != NOWHERE]
         for item in fixed:
             item.need = self._fixed_need(item)
-            self._settle(item, item.at, NOWHERE)
+            self._settle(item, item.at, -1)
             item.why = "where it is"
         if asked.policy.n_plus_one:
             for item in sorted(fixed, key=lambda one: (-total(self, one), one.name)):
@@ -189,15 +188,17 @@ class Attempt:
                 return need
         return None
 
-    def put(self, item: Item, fit: Fit, without: int = NOWHERE, why: str = "") -> bool:
-        """Place an item on the host that fits best; False where none does."""
+    def put(
+        self, item: Item, fit: Fit, without: int = NOWHERE, why: str = "", *, used: bool = False
+    ) -> bool:
+        """Place an item on the host that fits best, of those in use if asked; False for none."""
         if self.room.lacks_shared(item.shared) >= 0:
             return False
         ranked = []
         soft = any(rule.soft for d in item.demands for rule in (*d.spread, *d.together))
         pack = self.asked.policy.strategy == PACK
         for host in item.hosts:
-            if host == without:
+            if host == without or (used and not self.room.guests[host]):
                 continue
             need = self._variant(item, host)
             if need is None or self._breaks(item, host):
@@ -275,12 +276,9 @@ class Attempt:
             before, need, takeover = other.at, other.need, other.takeover
             self._unplace(other)
             own = self._variant(item, before)
+            why = f"{other.name} made room"
             fits = own is not None and not self._breaks(item, before)
-            if (
-                own is not None
-                and fits
-                and self._place(item, before, own, f"{other.name} made room")
-            ):
+            if own is not None and fits and self._place(item, before, own, why):
                 if self.put(other, fit, before, f"makes room for {item.name}"):
                     return True
                 self._unplace(item)
@@ -311,7 +309,7 @@ class Attempt:
         before = [(item, item.need, item.takeover) for item in items]
         for item in items:
             self._unplace(item)
-        if all(self._put_on_used(item, fit, host) for item in items):
+        if all(self.put(item, fit, host, used=True) for item in items):
             return True
         for item in items:
             if item.at != NOWHERE:
@@ -319,17 +317,6 @@ class Attempt:
         for item, need, takeover in before:
             self._back(item, host, need, takeover)
         return False
-
-    def _put_on_used(self, item: Item, fit: Fit, without: int) -> bool:
-        ranked = []
-        for host in item.hosts:
-            if host == without or not self.room.guests[host]:
-                continue
-            need = self._variant(item, host)
-            if need is not None and not self._breaks(item, host):
-                ranked.append((fit(self, need, host), host, need))
-        ranked.sort(key=lambda one: one[:2])
-        return any(self._place(item, host, need, "best fit") for _, host, need in ranked)
 
     # Answers.
 

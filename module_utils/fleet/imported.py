@@ -4,8 +4,10 @@
 
 from __future__ import annotations
 
+import re
 from typing import Any, Mapping
 
+from ..guest.spec import DEFAULT_ENGINE
 from ..kvm.layout import valid_name
 from .schema import PLUGIN
 
@@ -14,20 +16,19 @@ _CONNECTION = (
     *("ansible_host", "ansible_port", "ansible_user", "ansible_connection", "ansible_become"),
     *("ansible_ssh_", "ansible_control_path", "ansible_python_interpreter"),
 )
-_SECRET = "pass"  # noqa: S105  (a part of names)
+_UNWRITTEN = re.compile("pass")  # of a password, however it is called
 _NOT_DECLARED = ("name", "engine")
-_DEFAULT_ENGINE = "libvirt"
 
 
 def is_connection(name: str) -> bool:
     """Return whether a host's variable says how it is reached. A password is never written."""
-    return name.startswith(_CONNECTION) and _SECRET not in name
+    return name.startswith(_CONNECTION) and not _UNWRITTEN.search(name)
 
 
 def _guest(host: str, guest: Mapping[str, Any], *, adopted: bool) -> dict[str, Any]:
     spec = {k: v for k, v in (guest["spec"] or {}).items() if k not in _NOT_DECLARED}
     entry: dict[str, Any] = {"host": host}
-    if guest["engine"] != _DEFAULT_ENGINE:
+    if guest["engine"] != DEFAULT_ENGINE:
         entry["engine"] = guest["engine"]
     if guest["state"] in ("stopped", "failed", "saved", "paused"):
         entry["state"] = "stopped" if guest["state"] == "failed" else guest["state"]

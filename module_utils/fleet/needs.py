@@ -145,6 +145,14 @@ def is_local(kind: str | None) -> bool:
     return kind in _LOCAL
 
 
+def overcommit(*stated: Mapping[str, Any]) -> dict[str, float]:
+    """Return how often vCPUs, memory and disks are given out; what is stated later counts."""
+    found = dict(_OVERCOMMIT)
+    for one in stated:
+        found.update(one.get("overcommit") or {})
+    return found
+
+
 def host_room(
     name: str,
     place: Mapping[str, Any],
@@ -159,11 +167,7 @@ def host_room(
     ``seen`` is what kvm_guests_info says of its room, ``strangers`` what guests have there that are
     not the fleet's, ``cpus_asked`` the CPU models that any guest wants ("cpu EPYC").
     """
-    often = {
-        **_OVERCOMMIT,
-        **(placement.get("overcommit") or {}),
-        **(place.get("overcommit") or {}),
-    }
+    often = overcommit(placement, place)
     kept = {**(placement.get("reserve") or {}), **(place.get("reserve") or {})}
     memory = int(seen.get("memory") or 0)
     pools = seen.get("pools") or {}

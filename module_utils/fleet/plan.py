@@ -24,7 +24,7 @@ from ..guest.engine import ACTIVE
 from ..guest.spec import ABSENT
 from ..units import UnitError, parse_size
 from .demand import Demand, Host, Placement, Policy
-from .needs import demand, host_room, is_local
+from .needs import demand, host_room, is_local, overcommit
 from .placement import further, place
 
 _OR_FENCED = "or declare one that is off for sure as fenced: true"
@@ -347,7 +347,7 @@ class _Planner:
 
     def _shared(self, demands: Sequence[Demand]) -> dict[str, int]:
         """Return the room of the pools that hosts share, as any of them sees it."""
-        often = float((self.wish.placement.get("overcommit") or {}).get("disk", 1.0))
+        often = overcommit(self.wish.placement)["disk"]
         claims: dict[str, int] = defaultdict(int)
         for one in demands:
             for key, amount in one.needs.items():
@@ -366,14 +366,11 @@ class _Planner:
     # Removals.
 
     def _prune(self) -> None:
-        names = {guest["name"] for guest in self.wish.guests}
-        for name, found in sorted(self.seen.items()):
-            if name in names:
-                continue
-            for host, seen in found:
-                if (host, seen) in self._ours(name):
-                    self.parts[host].gone.append(name)
-                    self.parts[host].expect[name] = seen["digest"]
+        names = {str(guest["name"]) for guest in self.wish.guests}
+        for name in sorted(set(self.seen) - names):
+            for host, seen in self._ours(name):
+                self.parts[host].gone.append(name)
+                self.parts[host].expect[name] = seen["digest"]
 
     def _held_back(self) -> None:
         """Refuse a plan that would remove more than was agreed."""

@@ -20,6 +20,7 @@ from ..resource.networks import Networks
 from ..resource.pools import Pools
 from ..virt.network import KEYS as NETWORK_KEYS
 from ..virt.pool import KEYS as POOL_KEYS
+from .demand import HOST, STRATEGIES, ZONE
 
 if TYPE_CHECKING:
     from .source import Path
@@ -85,7 +86,7 @@ _COUNTS = {
 _RULE = _mapping(
     {
         "group": _text("the name of the rule's group"),
-        "over": {"enum": ["host", "zone"], "description": "host or zone"},
+        "over": {"enum": [HOST, ZONE], "description": f"{HOST} or {ZONE}"},
         "soft": {**_FLAG, "description": "whether it gives way to room"},
     },
     "a mapping (group, over, soft)",
@@ -243,7 +244,7 @@ def fleet_schema() -> dict[str, Any]:
             "guests": _section(guest, "a mapping of guests by name, or by a range of names"),
             "placement": _mapping(
                 {
-                    "strategy": {"enum": ["balance", "pack"], "description": "balance or pack"},
+                    "strategy": {"enum": list(STRATEGIES), "description": " or ".join(STRATEGIES)},
                     "n_plus_one": {
                         **_FLAG,
                         "description": "whether the others have room for all that is on any one",

@@ -9,7 +9,7 @@ from __future__ import annotations
 
 from typing import Any, Iterable, Mapping, Sequence
 
-from ..converge.text import fit, pad, plain, width
+from ..converge.text import fit, pad, paint, plain, width
 from ..units import format_duration
 
 _COLOURS = {"running": "32", "stopped": "33", "failed": "31"}
@@ -58,10 +58,6 @@ def _row(guest: Mapping[str, Any]) -> tuple[str, ...]:
     )
 
 
-def _paint(text: str, code: str | None, colour: bool) -> str:
-    return f"\x1b[{code}m{text}\x1b[0m" if colour and code else text
-
-
 def _widths(rows: Sequence[Sequence[str]], total: int) -> list[int]:
     """Return how wide each column is: the names give way first, the last column takes the rest."""
     wanted = [max(width(row[column]) for row in rows) for column in range(len(_COLUMNS))]
@@ -82,7 +78,7 @@ def table(guests: Iterable[Mapping[str, Any]], total: int = 100, *, colour: bool
         cells = []
         for column, cell in enumerate(row):
             code = _BOLD if number == 0 else _COLOURS.get(cell) if column == 1 else None
-            cells.append(_paint(pad(cell, widths[column]), code, colour))
+            cells.append(paint(pad(cell, widths[column]), code, colour))
         lines.append(_GAP.join(cells).rstrip())
     return "\n".join(lines) + "\n"
 
@@ -96,8 +92,8 @@ def consoles(guests: Iterable[Mapping[str, Any]], total: int = 100, *, colour: b
         if not lines:
             continue
         head = fit(f"console of {plain(str(guest.get('name')))}", total)
-        body = [_paint("│ ", _DIM, colour) + fit(line, total - 2) for line in lines]
-        parts.append("\n".join([_paint(head, _BOLD, colour), *body]) + "\n")
+        body = [paint("│ ", _DIM, colour) + fit(line, total - 2) for line in lines]
+        parts.append("\n".join([paint(head, _BOLD, colour), *body]) + "\n")
     return "\n".join(parts)
 
 
@@ -116,7 +112,7 @@ def outstanding(
             name = name if kind == "guest" else f"{kind}/{name}"
             text = plain(f"{name}: {item['reason']}; {item['remedy']}")
             room = max(total, MIN_WIDTH) - width(word) - len(_GAP)
-            lines.append(_paint(word, code, colour) + _GAP + fit(text, room))
+            lines.append(paint(word, code, colour) + _GAP + fit(text, room))
     return "".join(f"{line}\n" for line in lines)
 
 

@@ -9,7 +9,7 @@ from __future__ import annotations
 
 from typing import Any, Iterable, Mapping, NamedTuple, Sequence
 
-from ..converge.text import fit, pad, plain, width
+from ..converge.text import fit, pad, paint, plain, width
 from .verdict import join
 
 Result = Mapping[str, Any]
@@ -53,13 +53,13 @@ def table(host: Readiness, total: int = 100, *, colour: bool = False) -> str:
     total = max(total, MIN_WIDTH)
     titles = min(_TITLE, max((width(plain(check["title"])) for check in host.checks), default=0))
     indent = " " * (_LEVEL + len(_GAP) + titles + len(_GAP))
-    lines = [_paint(fit(f"readiness of {plain(host.name)}", total), _BOLD, colour)]
+    lines = [paint(fit(f"readiness of {plain(host.name)}", total), _BOLD, colour)]
     for check in host.checks:
         level = str(check["level"])
         body = wrap(str(check["found"]), total - len(indent))
         first = _GAP.join(
             (
-                _paint(pad(level, _LEVEL), _COLOURS.get(level), colour),
+                paint(pad(level, _LEVEL), _COLOURS.get(level), colour),
                 pad(plain(str(check["title"])), titles),
                 body[0],
             )
@@ -86,7 +86,7 @@ def matrix(hosts: Sequence[Readiness], total: int = 100, *, colour: bool = False
         for identity in order
         if any(found.get(identity) in ("warn", "fail", "unknown") for found in levels.values())
     ]
-    lines = [_paint(fit(f"readiness of {len(hosts)} hosts", total), _BOLD, colour)]
+    lines = [paint(fit(f"readiness of {len(hosts)} hosts", total), _BOLD, colour)]
     names = max((width(identity) for identity in shown), default=0)
     for block in _blocks([plain(host.name) for host in hosts], total - names - len(_GAP)):
         start, cells = block
@@ -130,16 +130,12 @@ def wrap(text: str, cells: int) -> list[str]:
     return [line for line in lines if line] or [""]
 
 
-def _paint(text: str, code: str | None, colour: bool) -> str:
-    return f"\x1b[{code}m{text}\x1b[0m" if colour and code else text
-
-
 def _hang(label: str, text: str, indent: str, total: int, colour: bool) -> list[str]:
     """Return lines after a label, the further ones below the first one's text."""
     body = wrap(text, total - len(indent) - len(label))
     further = " " * len(label)
     return [
-        indent + (_paint(label, _DIM, colour) if number == 0 else further) + line
+        indent + (paint(label, _DIM, colour) if number == 0 else further) + line
         for number, line in enumerate(body)
     ]
 
@@ -151,7 +147,7 @@ def _verdict(host: Readiness, total: int, colour: bool, *, remedies: bool = True
     # The summary begins with the state in words; the label says it already.
     sentence = str(host.verdict["summary"]).partition(": ")[2] or str(host.verdict["summary"])
     indent = " " * 2
-    lines = [label + _paint(word, _STATE_COLOURS.get(state), colour)]
+    lines = [label + paint(word, _STATE_COLOURS.get(state), colour)]
     lines += [indent + line for line in wrap(sentence, total - len(indent))]
     if remedies:
         for number, remedy in enumerate(host.verdict["remedies"], 1):
@@ -191,7 +187,7 @@ def _blocks(names: Sequence[str], room: int) -> list[tuple[int, list[str]]]:
 def _cell(level: str | None, cells: int, colour: bool) -> str:
     text = level or "-"
     # Blanks stay outside of the colour, so that those at a line's end can go.
-    return _paint(text, _COLOURS.get(text), colour) + " " * (cells - len(text))
+    return paint(text, _COLOURS.get(text), colour) + " " * (cells - len(text))
 
 
 def _remedies(hosts: Sequence[Readiness], total: int, colour: bool) -> list[str]:
@@ -202,7 +198,7 @@ def _remedies(hosts: Sequence[Readiness], total: int, colour: bool) -> list[str]
             needed.setdefault(str(remedy), []).append(host.name)
     if not needed:
         return []
-    lines = ["", _paint("remedies", _BOLD, colour)]
+    lines = ["", paint("remedies", _BOLD, colour)]
     for remedy, names in needed.items():
         where = "every host" if len(names) == len(hosts) else ", ".join(names)
         lines += _hang("- ", f"{remedy} ({where})", "", total, colour)

@@ -9,7 +9,7 @@ from __future__ import annotations
 
 from typing import NamedTuple, Sequence
 
-from ..converge.text import fit, pad, plain, width
+from ..converge.text import fit, pad, paint, plain, width
 
 CHANGED, UNCHANGED, FAILED, UNREACHABLE, STOPPED = (
     "changed",
@@ -49,10 +49,6 @@ def _note(ending: Ending) -> str:
     return "; ".join(part for part in parts if part)
 
 
-def _paint(text: str, code: str | None, colour: bool) -> str:
-    return f"\x1b[{code}m{text}\x1b[0m" if colour and code else text
-
-
 def render(endings: Sequence[Ending], total: int = 100, *, colour: bool = False) -> str:
     """Return the summary of a run; empty where a single host ended well, as the recap says so."""
     quiet = len(endings) == 1 and endings[0].state in (CHANGED, UNCHANGED)
@@ -60,10 +56,10 @@ def render(endings: Sequence[Ending], total: int = 100, *, colour: bool = False)
         return ""
     names = min(_NAMES, max(width(plain(ending.host)) for ending in endings))
     room = max(total, MIN_WIDTH) - names - _STATE - 2 * len(_GAP)
-    lines = [_paint("hosts", _BOLD, colour)]
+    lines = [paint("hosts", _BOLD, colour)]
     for ending in endings:
         # Blanks stay outside of the colour, so that those at a line's end can go.
-        state = _paint(ending.state, _COLOURS.get(ending.state), colour)
+        state = paint(ending.state, _COLOURS.get(ending.state), colour)
         cells = (
             pad(plain(ending.host), names),
             state + " " * (_STATE - len(ending.state)),

@@ -100,16 +100,22 @@ class ActionModule(ActionBase):
 
     def _guest(self, hosts: Any, name: str, *, absent: bool) -> dict[str, Any]:
         """Return a guest as the plan takes it, of its variables in the inventory."""
-        variables = hosts.raw_get(name)
-        spec = variables["kvm_guest_spec"]
-        parts = {
-            **variables["kvm_guest_asked"],
-            "state": "absent" if absent else spec.get("state", "running"),
-            "adopt": spec.get("adopt", False),
-        }
-        if _is_template(parts):
-            parts = _filled(hosts, name, parts)
-        return {"name": name, **parts}
+        found = _parts(hosts.raw_get(name), absent=absent)
+        # To fill in templates takes time, and most guests have none in what is asked for.
+        if _is_template(found):
+            found = _parts(hosts[name], absent=absent)
+        return {"name": name, **found}
+
+
+def _parts(own: Any, *, absent: bool) -> dict[str, Any]:
+    """Return what the plan has to know of a guest, of its variables."""
+    spec, asked = own["kvm_guest_spec"], own["kvm_guest_asked"]
+    return {
+        "host": asked["host"],
+        "asked": dict(asked["asked"]),
+        "state": "absent" if absent else spec.get("state", "running"),
+        "adopt": spec.get("adopt", False),
+    }
 
 
 def _sealed(value: Any) -> Any:
@@ -138,19 +144,6 @@ def _is_template(value: Any) -> bool:
     if isinstance(value, (list, tuple)):
         return any(_is_template(one) for one in value)
     return isinstance(value, str) and ("{{" in value or "{%" in value)
-
-
-def _filled(hosts: Any, name: str, parts: dict[str, Any]) -> dict[str, Any]:
-    """Return what a guest asks for with its templates filled in by its own variables."""
-    own = hosts[name]
-    spec = own["kvm_guest_spec"]
-    asked = own["kvm_guest_asked"]
-    return {
-        **parts,
-        "asked": dict(asked["asked"]),
-        "state": parts["state"] if parts["state"] == "absent" else spec.get("state", "running"),
-        "adopt": spec.get("adopt", False),
-    }
 
 
 def _answer(hosts: Any, name: str, variable: str) -> dict[str, Any] | None:

@@ -179,7 +179,7 @@ def _hspace(hosts: int, memory: int, cpus: int, asked: int, vcpus: int, template
 @pytest.mark.parametrize("template", ["drbd", "sharedfile"])
 def test_capacity_against_hspace(template: str) -> None:
     if shutil.which("hspace") is None:
-        pytest.skip("ganeti-htools is not installed")
+        pytest.skip("ganeti-htools is not there: make bench installs it")
     say(f"\nguests accepted with a host to spare, against hspace ({template})")
     ratios: tuple[list[float], list[float]] = ([], [])
     for hosts, memory, cpus, asked, vcpus in CLUSTERS:

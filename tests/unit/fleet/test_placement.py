@@ -338,7 +338,8 @@ def fleet(seed: int) -> tuple[list[Host], list[Demand], Policy, dict[str, int]]:
                 hosts=("kvm[0-3]",) if rng.random() < 0.1 else None,
                 avoid=("kvm2",) if rng.random() < 0.1 else (),
                 host=rng.choice(hosts).name if rng.random() < 0.2 else None,
-                **rules,  # type: ignore[arg-type]
+                spread=rules["spread"],
+                together=rules["together"],
             )
         )
     policy = Policy(rng.choice(("balance", "pack")), rng.random() < 0.5)
