@@ -110,7 +110,8 @@ blocked:
   elements: dict
 pending:
   description: What is known to be outstanding. V(no_room_on_loss) for a guest that no other host
-    has room for, where the fleet states V(n_plus_one).
+    has room for, where the fleet states V(n_plus_one). V(not_placed) for one that a run over more
+    hosts would place.
   returned: success
   type: list
   elements: dict
@@ -120,7 +121,12 @@ capacity:
   returned: with O(capacity)
   type: dict
 witness:
-  description: What every host is to remember of the fleet.
+  description: What every host is to remember of the fleet. Empty where too few hosts were looked at
+    to replace what is remembered.
+  returned: success
+  type: dict
+seen:
+  description: By host, what it has to be like to take the plan. It gets its own within V(witness).
   returned: success
   type: dict
 """

@@ -57,8 +57,9 @@ options:
     default: {}
   witness:
     description:
-      - What the host is to remember of the fleet, as M(kvm_fleet_plan) returns it. It is written
-        before anything is done.
+      - What the host is to remember of the fleet, as M(kvm_fleet_plan) returns it, with what was
+        seen of this host as V(seen). It is written before anything is done, and only where the host
+        is still as it was seen.
     type: dict
   host:
     description: The name of the host in the actions. The system's own name by default.

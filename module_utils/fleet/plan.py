@@ -24,6 +24,7 @@ from ..guest.engine import ACTIVE
 from ..guest.spec import ABSENT
 from ..units import UnitError, parse_size
 from .demand import Demand, Host, Placement, Policy
+from .memory import Taken, may_come, missing, recall, taken, told
 from .needs import demand, host_room, is_local, overcommit
 from .placement import further, place
 
@@ -38,7 +39,8 @@ class Wish:
     ``guests`` have name, state, host (None: to be placed), protected, adopt and asked; see
     fleet.needs for the last. ``hypervisors`` say by name what each is as a place, ``pools`` of
     which type each is. ``most_removals`` is a share such as "20%". ``left_out`` are hosts that the
-    run is not for: what is theirs is not looked after, and nothing is amiss in that.
+    run is not for: what is theirs is not looked after, and nothing is amiss in that. ``run`` tells
+    this plan from those of other runs.
     """
 
     fleet: str
@@ -50,6 +52,7 @@ class Wish:
     most_removals: str = "20%"
     allow_removals: bool = False
     left_out: frozenset[str] = frozenset()
+    run: str = ""
 
 
 @dataclass
@@ -69,7 +72,9 @@ class Part:
 class FleetPlan:
     """The parts of the hosts, where every guest is to be and why, and what was refused.
 
-    ``new`` are guests that no host has yet. ``witness`` is what every host is to remember.
+    ``new`` are guests that no host has yet. ``witness`` is what every host is to remember, empty
+    where too few hosts were looked at to replace what is remembered. ``seen`` is by host what the
+    plan stands on, see guest.witness.
     """
 
     parts: Mapping[str, Part]
@@ -79,6 +84,7 @@ class FleetPlan:
     blocked: Sequence[Blocked]
     pending: Sequence[Pending]
     witness: Mapping[str, Any]
+    seen: Mapping[str, Mapping[str, Any]]
 
     def to_dict(self) -> dict[str, Any]:
         """Return plain values."""
@@ -90,20 +96,8 @@ class FleetPlan:
             "blocked": [item.to_dict() for item in self.blocked],
             "pending": [item.to_dict() for item in self.pending],
             "witness": dict(self.witness),
+            "seen": {host: dict(one) for host, one in self.seen.items()},
         }
-
-
-def newest_witness(answers: Iterable[Mapping[str, Any] | None], fleet: str) -> dict[str, Any]:
-    """Return the newest of what hosts remember of a fleet, empty where none remembers anything.
-
-    It is told by its number, as clocks differ.
-    """
-    best: dict[str, Any] = {}
-    for answer in answers:
-        found = ((answer or {}).get("witness") or {}).get(fleet) or {}
-        if int(found.get("serial", 0)) > int(best.get("serial", 0)):
-            best = dict(found)
-    return best
 
 
 class _Planner:
@@ -122,11 +116,17 @@ class _Planner:
         for host, answer in self.observed.items():
             for guest in (answer or {}).get("guests", ()):
                 self.seen[guest["name"]].append((host, guest))
-        self.witness = newest_witness(self.observed.values(), wish.fleet)
-        fenced = {name for name, place in wish.hypervisors.items() if place.get("fenced")}
+        self.waiting: list[Pending] = []
+        self.fenced = {name for name, place in wish.hypervisors.items() if place.get("fenced")}
+        self.memory = recall(self.observed, wish.fleet, self.fenced)
         self.unreached = [
-            host for host, seen in self.observed.items() if seen is None and host not in fenced
+            host for host, seen in self.observed.items() if seen is None and host not in self.fenced
         ]
+        # Without these what is remembered may not be the newest that there is.
+        self.missing = self.unreached
+        if self.memory.serial:
+            voters = [frozenset(wish.hypervisors), *self.memory.voters]
+            self.missing = missing(self.parts, *(some - self.fenced for some in voters))
 
     def plan(self) -> FleetPlan:
         """Return the plan; InputError, or VirtfleetError where it would remove too much."""
@@ -147,8 +147,9 @@ class _Planner:
             self.reasons,
             self.new,
             self.blocked,
-            self._pending(),
+            [*self.waiting, *self._exposed()],
             self._remembered(),
+            self._looked_at(),
         )
 
     def capacity(self, sizes: Mapping[str, Mapping[str, Any]]) -> dict[str, dict[str, Any]]:
@@ -211,10 +212,10 @@ class _Planner:
         name, pin = str(guest["name"]), guest.get("host")
         found = self.seen.get(name)
         may_be = self._may_be_on(name)
-        home = (self.witness.get("guests") or {}).get(name, pin)
+        homes = self.memory.guests.get(name, () if pin is None else (pin,))
         if found:
             self._elsewhere(name, pin, found)
-        elif home in self.wish.left_out:
+        elif self.wish.left_out.intersection(homes):
             return False
         elif pin is not None and pin in self.unreached:
             self.block(name, pin, "its host was not reached", f"reach {pin}, {_OR_FENCED}")
@@ -222,6 +223,8 @@ class _Planner:
             where = ", ".join(may_be[:_NAMED])
             reason = f"it may be on {where}, not looked at in this run"
             self.block(name, may_be[0], reason, f"look at all hosts, {_OR_FENCED}")
+        elif pin is None and self.missing:
+            self._too_few(guest)
         elif guest.get("state") == ABSENT:
             return False
         elif pin is not None and self.observed.get(pin) is None:
@@ -256,14 +259,28 @@ class _Planner:
         for host, _ in found:
             self.block(name, host, reason, remedy)
 
+    def _too_few(self, guest: Mapping[str, Any]) -> None:
+        """Leave a guest alone that may have been placed by a run that these hosts do not know."""
+        name, absent = str(guest["name"]), guest.get("state") == ABSENT
+        if absent and (self.wish.left_out or not self.unreached):
+            return
+        names = ", ".join(self.missing[:_NAMED])
+        reason = (
+            f"more than half of the hosts have to be looked at to place it: {names} not reached"
+        )
+        remedy = f"look at all hosts, {_OR_FENCED}"
+        if self.wish.left_out:
+            self.waiting.append(Pending(f"guest/{name}", "not_placed", "", reason, remedy))
+        else:
+            self.block(name, "", reason, remedy)
+
     def _may_be_on(self, name: str) -> list[str]:
         """Return the hosts on which a guest may be without anybody having seen it now."""
-        last = (self.witness.get("guests") or {}).get(name)
-        if last is None:
+        homes = self.memory.guests.get(name)
+        if homes is None:
             # Never made, as far as the hosts go that were ever looked at.
-            known = self.witness.get("hosts") or ()
-            return [host for host in self.unreached if host not in known]
-        return [*([str(last)] if self._is_gone(last) else []), *self.unreached]
+            return [host for host in self.unreached if host not in self.memory.looked_at]
+        return [*(home for home in sorted(homes) if self._is_gone(home)), *self.unreached]
 
     def _is_gone(self, host: str | None) -> bool:
         """Return whether a host is no longer in the fleet."""
@@ -397,30 +414,55 @@ class _Planner:
     def _remembered(self) -> dict[str, Any]:
         """Return what hosts are to remember: where each guest of the fleet was last seen.
 
-        And the hosts that were ever looked at: of another one nobody can say what is on it.
+        And the hosts that were ever looked at. Empty where too few were, as what others remember
+        may be newer. A guest that goes is remembered until it was seen that it is gone.
         """
-        gone = {(host, name) for host, part in self.parts.items() for name in part.gone}
-        gone |= {(self.hosts.get(name, ""), name) for name in self._absent()}
-        known = {
-            name: host
-            for name, host in (self.witness.get("guests") or {}).items()
-            if host in self.unreached or self._is_gone(host)
-        }
-        known.update(
-            (name, host)
-            for name in self.seen
-            for host, _ in self._ours(name)
-            if (host, name) not in gone
-        )
-        known.update((n, host) for n, host in self.hosts.items() if (host, n) not in gone)
-        hosts = {*self.parts, *(self.witness.get("hosts") or ())} & set(self.wish.hypervisors)
+        if self.missing:
+            return {}
+        plan = (self.memory.serial + 1, self.wish.run)
+        known: dict[str, dict[str, Taken | None]] = defaultdict(dict)
+        for name, homes in self.memory.guests.items():
+            for host, coming in homes.items():
+                if self._may_hold(host, coming):
+                    known[name][host] = coming
+        for name in self.new:
+            known[name][self.hosts[name]] = plan
+        for name in self.seen:
+            known[name].update((host, None) for host, _ in self._ours(name))
+        hosts = {*self.parts, *self.memory.looked_at} - (self.fenced - set(self.parts))
         return {
-            "serial": int(self.witness.get("serial", 0)) + 1,
-            "hosts": sorted(hosts),
-            "guests": dict(sorted(known.items())),
+            "serial": plan[0],
+            "run": plan[1],
+            "hosts": sorted(hosts & set(self.wish.hypervisors)),
+            **told(known),
+            "new": sorted(self.new),
         }
 
-    def _pending(self) -> list[Pending]:
+    def _may_hold(self, host: str, coming: Taken | None) -> bool:
+        """Return whether a guest may be on a host where it was not seen now."""
+        if host in self.parts:
+            return coming is not None and may_come(coming, taken(self._last_plan(host)))
+        return host in self.unreached or self._is_gone(host)
+
+    def _last_plan(self, host: str) -> Mapping[str, Any]:
+        """Return what a host remembers of this fleet itself."""
+        remembered = (self.observed.get(host) or {}).get("witness") or {}
+        return remembered.get(self.wish.fleet) or {}
+
+    def _looked_at(self) -> dict[str, dict[str, Any]]:
+        """Return by host what a plan stands on: it holds while the host has taken no other since.
+
+        And where guests are made that could be made twice, while just the same ones are there.
+        """
+        found: dict[str, dict[str, Any]] = {}
+        for host in self.parts:
+            found[host] = {"run": str(self._last_plan(host).get("run", ""))}
+            if self.new:
+                ours = (name for name in self.seen if host in dict(self._ours(name)))
+                found[host]["guests"] = sorted(ours)
+        return found
+
+    def _exposed(self) -> list[Pending]:
         """Tell which guests would have no place if their host were lost."""
         remedy = "add room, or move guests by hand; without n_plus_one nothing is kept free"
         return [

@@ -15,6 +15,7 @@ from .engines import Engines
 from .run import Wish
 from .run import run as converge
 from .spec import ABSENT, DEFAULT_ENGINE
+from .witness import check, claims, read, write
 
 if TYPE_CHECKING:
     from .engine import Engine
@@ -100,7 +101,10 @@ def converge_guests(options: Mapping[str, Any], run: Run, check_mode: bool) -> d
     }
     layout = Layout(options["root"])
     engines: list[Engine] = []
-    of_libvirt = _concerns_libvirt(options["guests"], prune=options["prune"])
+    witness = options["witness"]
+    # What makes new guests has to know all that are there.
+    everything = options["prune"] or claims(witness)
+    of_libvirt = _concerns_libvirt(options["guests"], prune=everything)
     if not of_libvirt or _concerns_helper(options["guests"], layout):
         engines.append(ioctl_engine(options["root"], run, **ways))
     if of_libvirt:
@@ -109,15 +113,16 @@ def converge_guests(options: Mapping[str, Any], run: Run, check_mode: bool) -> d
         optional = check_mode or not _needs_libvirt(options["guests"])
         ways["antispoofing"] = options["antispoofing"]
         engines.append(LibvirtEngine(options["uri"], optional=optional, state=layout.state, **ways))
+    together = Engines(engines, layout)
     wish = Wish(
         guests=options["guests"],
         fleet=options["fleet"],
         prune=options["prune"],
         expect=_expected(options["expect"]),
-        remember=_remembering(layout, options["fleet"], options["witness"]),
+        remember=_remembering(together, options["fleet"], witness),
+        claims=claims(witness),
     )
     host = engines[0].host(_host_name(options))
-    together = Engines(engines, layout)
     try:
         return converge(together, wish, host, check_mode=check_mode)
     except OSError as error:
@@ -127,15 +132,18 @@ def converge_guests(options: Mapping[str, Any], run: Run, check_mode: bool) -> d
 
 
 def _remembering(
-    layout: Layout, fleet: str, witness: Mapping[str, Any] | None
+    engines: Engines, fleet: str, witness: Mapping[str, Any] | None
 ) -> Callable[[], None]:
     """Return what writes down the witness of a fleet's plan, where there is one."""
     if not witness:
         return lambda: None
-    from .witness import check, write
-
     check(witness)
-    return lambda: write(layout, fleet, witness)
+
+    def there() -> list[str]:
+        found = engines.observe()
+        return [name for name, seen in found.items() if seen.owned and seen.fleet == fleet]
+
+    return lambda: write(engines.layout, fleet, witness, there)
 
 
 def look_at_guests(options: Mapping[str, Any], run: Run) -> dict[str, Any]:
@@ -169,8 +177,6 @@ def look_at_guests(options: Mapping[str, Any], run: Run) -> dict[str, Any]:
 
 def _briefly(engines: Sequence[Engine], options: Mapping[str, Any]) -> dict[str, Any]:
     """Return what a fleet's plan has to know: guests, room, and what the host remembers."""
-    from .witness import read
-
     names = options["names"]
     found = [
         brief(seen)

@@ -28,7 +28,8 @@ if TYPE_CHECKING:
 class Wish:
     """What a run is asked for; see the options of the module kvm_guests.
 
-    ``remember`` writes down what a fleet's plan says, before anything of it is carried out.
+    ``remember`` writes down what a fleet's plan says, before anything of it is carried out. A plan
+    that ``claims`` makes guests that another run could make elsewhere, and is held against others.
     """
 
     guests: Sequence[object]
@@ -36,6 +37,7 @@ class Wish:
     prune: bool = False
     expect: Mapping[str, str] = field(default_factory=dict)
     remember: Callable[[], None] = lambda: None
+    claims: bool = False
 
 
 @dataclass(frozen=True, eq=False, repr=False)
@@ -115,12 +117,14 @@ def run(engines: Engines, wish: Wish, host: Host, *, check_mode: bool) -> dict[s
     late: Mapping[str, str] = {}
     waited: set[str] = set()
     if not check_mode:
-        wish.remember()
         acts = bool(done) or engines.unfinished()
-        if acts:
+        if acts or wish.claims:
             with engines.session():
+                wish.remember()
                 last = _plan(engines, wish, host, check_mode=False)
                 done, failures = _apply(engines, last.planned)
+        else:
+            wish.remember()
         missed = {failure.action.name for failure in failures}
         missed.update(item.object.partition("/")[2] for item in last.planned.plan.blocked)
         waiting = [g for g in last.declared if _is_waited_for(g) and g.name not in missed]

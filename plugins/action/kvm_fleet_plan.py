@@ -47,7 +47,6 @@ class ActionModule(ActionBase):
             # A host that could not be reached, or is not among those of this run, has no answer.
             seen = {name: _answer(hosts, name, options["observed"]) for name in wish.hypervisors}
             told = _told(plan(wish, seen))
-            told["witness"]["run"] = str(uuid4())
             if options["capacity"]:
                 told["capacity"] = capacity(wish, seen, options["fleet"]["sizes"])
             self._keep(told, variables, options)
@@ -75,6 +74,7 @@ class ActionModule(ActionBase):
             allow_removals=options["allow_removals"] or absent,
             left_out=frozenset(groups.get("hypervisors", ()))
             - set(variables["ansible_play_hosts_all"]),
+            run=str(uuid4()),
         )
 
     def _keep(

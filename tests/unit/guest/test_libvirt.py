@@ -462,8 +462,9 @@ def test_a_plan_does_not_fail_for_what_an_earlier_task_would_make(host):
 
 
 def test_what_a_fleet_s_plan_has_to_know_is_told_briefly(host):
-    witness = {"serial": 2, "hosts": ["kvm1"], "guests": {"web": "kvm1"}}
-    remember = partial(write, host.layout, "local", witness)
+    witness = {"serial": 2, "hosts": ["kvm1"], "guests": {"web": ["kvm1"]}}
+    given = {**witness, "seen": {"run": ""}}
+    remember = partial(write, host.layout, "local", given, list)
     host.run({**GUEST, "max_memory": "1GiB"}, remember=remember, check_mode=True)
     assert read(host.layout) == {}
     host.run({**GUEST, "max_memory": "1GiB"}, remember=remember)

@@ -9,6 +9,7 @@ import os
 import runpy
 
 import pytest
+from ansible.module_utils.converge.lock import exclusive
 from ansible.module_utils.testing import patch_module_args
 
 GUEST = {"name": "a", "engine": "ioctl", "kernel": "/nowhere/kernel", "state": "present"}
@@ -94,7 +95,7 @@ def test_looking_changes_nothing_and_tells_what_can_be_done(run, tmp_path):
     assert os.listdir(tmp_path) == []
 
 
-WITNESS = {"serial": 3, "hosts": ["kvm1"], "guests": {"a": "kvm1"}}
+WITNESS = {"serial": 3, "hosts": ["kvm1"], "guests": {"a": ["kvm1"]}, "seen": {"run": ""}}
 
 
 def test_a_host_remembers_the_newest_witness_of_each_fleet(run, tmp_path):
@@ -108,7 +109,7 @@ def test_a_host_remembers_the_newest_witness_of_each_fleet(run, tmp_path):
     run(check=False, witness={**WITNESS, "serial": 9}, fleet="other")
     found = remembered()
     assert {fleet: one["serial"] for fleet, one in found.items()} == {"local": 3, "other": 9}
-    assert found["local"]["guests"] == {"a": "kvm1"}
+    assert found["local"]["guests"] == {"a": ["kvm1"]}
     # What cannot be read is not known, and the next run writes it anew.
     (tmp_path / "var/lib/virtfleet/witness.json").write_text("{")
     assert remembered() == {}
@@ -120,12 +121,27 @@ def test_of_two_runs_a_host_takes_the_plan_of_one(run):
     first, second = ({**WITNESS, "run": one} for one in ("a", "b"))
     assert "failed" not in run(check=False, witness=first)
     assert "failed" not in run(check=False, witness=first), "it goes on with its own"
-    for late in (second, {**second, "serial": 2}):
+    for late in (second, {**second, "serial": 4}):
         answer = run(check=False, witness=late)
         assert answer["failed"] is True
         assert "the fleet local was planned by another run meanwhile (20" in answer["msg"]
         assert answer["msg"].endswith(": plan again")
-    assert "failed" not in run(check=False, witness={**second, "serial": 4})
+    assert "failed" not in run(check=False, witness={**second, "seen": {"run": "a"}})
+    assert run(check=False, witness=first)["failed"] is True, "the other one took its place"
+
+
+def test_new_guests_are_made_only_where_those_are_there_that_were_seen(run, tmp_path):
+    new = {**WITNESS, "run": "a", "new": ["b"], "seen": {"run": "", "guests": ["a"]}}
+    answer = run(check=False, witness=new)
+    assert answer["failed"] is True
+    assert answer["msg"] == "guests of the fleet local came or went here meanwhile: a: plan again"
+    new["seen"]["guests"] = []
+    state = tmp_path / "var/lib/virtfleet"
+    with exclusive(str(state / "lock"), {"run": "another run"}):
+        assert "another run" in run(check=False, witness=new)["msg"]
+    assert not (state / "witness.json").exists()
+    assert "failed" not in run(check=False, witness=new)
+    assert json.loads((state / "witness.json").read_text())["local"]["new"] == ["b"]
 
 
 def test_what_is_brief_has_the_room_of_the_host(run):
@@ -142,6 +158,8 @@ def test_what_is_brief_has_the_room_of_the_host(run):
         ({"serial": True, "guests": {}}, "witness.serial"),
         ({"guests": {}}, "witness.serial"),
         ({"serial": 1, "guests": []}, "witness.guests: expected a mapping of guests to hosts"),
+        ({"serial": 1, "guests": {}}, "witness.seen: expected what the plan saw of the host"),
+        ({"serial": 1, "guests": {}, "seen": {"run": 7}}, "witness.seen"),
     ],
 )
 def test_a_witness_that_is_none_is_refused(run, tmp_path, witness, message):

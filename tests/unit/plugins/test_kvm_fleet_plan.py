@@ -140,14 +140,14 @@ def test_a_host_that_gave_no_answer_holds_back_what_may_be_on_it(
 def test_what_is_left_out_by_a_limit_was_not_looked_at(
     tmp_path: Path, empty: dict[str, Any]
 ) -> None:
-    witness = {"example": {"serial": 3, "hosts": list(empty), "guests": {"web02": "kvm2"}}}
+    witness = {"example": {"serial": 3, "hosts": list(empty), "guests": {"web02": ["kvm2"]}}}
     answers = {**empty, "kvm1": {**EMPTY, "witness": witness}}
-    plan = planned(tmp_path, answers, "--limit", "kvm1,kvm3,kvm4")["planned"]
+    plan = planned(tmp_path, answers, "--limit", "kvm1,kvm3,kvm4,kvm5")["planned"]
     # What is known to be on another host is another run's part.
     assert plan["blocked"] == []
     assert "web02" not in plan["hosts"]
-    assert plan["witness"]["guests"]["web02"] == "kvm2"
-    assert set(plan["hosts"].values()) == {"kvm1", "kvm3", "kvm4"}
+    assert plan["witness"]["guests"]["web02"] == ["kvm2"]
+    assert set(plan["hosts"].values()) == {"kvm1", "kvm3", "kvm4", "kvm5"}
 
 
 def test_all_of_it_goes_where_that_is_asked_for(tmp_path: Path, empty: dict[str, Any]) -> None:
@@ -155,7 +155,8 @@ def test_all_of_it_goes_where_that_is_asked_for(tmp_path: Path, empty: dict[str,
     answers = {**empty, "kvm2": {**EMPTY, "guests": [guest]}}
     plan = planned(tmp_path, answers, state="absent")["planned"]
     assert plan["hosts"] == {"web01": "kvm2"}
-    assert plan["witness"]["guests"] == {}
+    # It is there until a later run has seen that it is not.
+    assert plan["witness"]["guests"] == {"web01": ["kvm2"]}
 
 
 def test_a_plan_that_removes_too_much_fails_with_what_to_do(
