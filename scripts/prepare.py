@@ -62,16 +62,17 @@ _TEST = {
     "gcc": ["gcc", "libc6-dev"],
     f"{sysconfig.get_path('include')}/Python.h": ["python3-dev"],
     "systemd-analyze": ["systemd"],
-}
-_BENCH = {
-    "qemu-system-x86_64": ["qemu-system-x86"],
     "ip": ["iproute2"],
     "unshare": ["util-linux"],
+    "pgrep": ["procps"],
+}
+# Nobody's machine begins to serve SSH because of a test: only where nothing would start it.
+if not Path("/run/systemd/system").exists():
+    _TEST["/usr/sbin/sshd"] = ["openssh-server"]
+_BENCH = {
+    "qemu-system-x86_64": ["qemu-system-x86"],
     "hspace": ["ganeti-htools"],
 }
-# Nobody's machine begins to serve SSH because of a benchmark: only where nothing would start it.
-if not Path("/run/systemd/system").exists():
-    _BENCH["/usr/sbin/sshd"] = ["openssh-server"]
 WANTED: dict[str, dict[str, list[str]]] = {
     "run": {},
     "lab": _LAB,

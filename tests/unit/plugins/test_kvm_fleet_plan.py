@@ -33,9 +33,9 @@ def run(folder: Path, inventory: Path, plays: list[dict[str, Any]], *words: str)
     (folder / "results").write_text("")
     environment |= {
         "ANSIBLE_NOCOLOR": "1",
-        "ANSIBLE_CALLBACK_PLUGINS": str(REPOSITORY / "tests" / "lab" / "callback"),
-        "ANSIBLE_CALLBACKS_ENABLED": "lab_results",
-        "LAB_RESULTS": str(folder / "results"),
+        "ANSIBLE_CALLBACK_PLUGINS": str(REPOSITORY / "tests" / "shared" / "callback"),
+        "ANSIBLE_CALLBACKS_ENABLED": "run_results",
+        "RUN_RESULTS": str(folder / "results"),
     }
     return subprocess.run(
         [program, "-i", str(inventory), "-e", "ansible_connection=local", *words, str(book)],

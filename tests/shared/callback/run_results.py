@@ -1,7 +1,7 @@
 # Copyright (C) 2026 virtfleet contributors
 # SPDX-License-Identifier: GPL-3.0-or-later
 # GNU General Public License v3.0+ (see LICENSE or https://www.gnu.org/licenses/gpl-3.0.txt)
-"""Writes what every task answered on every host to the file that $LAB_RESULTS names."""
+"""Writes what every task answered on every host to the file that $RUN_RESULTS names."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ from typing import Any
 from ansible.plugins.callback import CallbackBase
 
 DOCUMENTATION = """
-name: lab_results
+name: run_results
 type: notification
 short_description: write every task's result to a file, a line of JSON each
 description:
@@ -25,11 +25,11 @@ class CallbackModule(CallbackBase):
 
     CALLBACK_VERSION = 2.0
     CALLBACK_TYPE = "notification"
-    CALLBACK_NAME = "lab_results"
+    CALLBACK_NAME = "run_results"
     CALLBACK_NEEDS_ENABLED = True
 
     def _write(self, entry: dict[str, Any]) -> None:
-        with open(os.environ["LAB_RESULTS"], "a", encoding="utf-8") as file:
+        with open(os.environ["RUN_RESULTS"], "a", encoding="utf-8") as file:
             file.write(json.dumps(entry, default=str) + "\n")
 
     def _result(self, word: str, result: Any) -> None:

@@ -1,6 +1,6 @@
 # Copyright (C) 2026 virtfleet contributors
 # SPDX-License-Identifier: GPL-3.0-or-later
-"""Runs of ansible-playbook on the lab, and what they answered as data."""
+"""Runs of ansible-playbook, and what they answered as data."""
 
 from __future__ import annotations
 
@@ -57,18 +57,20 @@ class Run:
 class Ansible:
     """ansible-playbook with an inventory; every run is checked to have ended as expected.
 
-    ``limit`` is for runs that state none.
+    ``limit`` is for runs that state none. ``prefix`` goes before the command, as that which enters
+    a namespace.
     """
 
     inventory: Path
     limit: str = ""
+    prefix: tuple[str, ...] = ()
 
     def command(self, book: Path, *arguments: str) -> list[str]:
         """Return the command line that runs a playbook."""
         program = str(Path(sys.executable).parent / "ansible-playbook")
         limited = not self.limit or "--limit" in arguments
         limit = [] if limited else ["--limit", self.limit]
-        return [program, "-i", str(self.inventory), str(book), *limit, *arguments]
+        return [*self.prefix, program, "-i", str(self.inventory), str(book), *limit, *arguments]
 
     def environment(self, results: str) -> dict[str, str]:
         """Return what a run of this checkout sees, and where its results go."""
@@ -76,9 +78,9 @@ class Ansible:
             **os.environ,
             "ANSIBLE_CONFIG": str(REPOSITORY / "ansible.cfg"),
             "ANSIBLE_CALLBACK_PLUGINS": f"{_HERE / 'callback'}:{REPOSITORY / 'plugins/callback'}",
-            "ANSIBLE_CALLBACKS_ENABLED": "lab_results,kvm_report",
+            "ANSIBLE_CALLBACKS_ENABLED": "run_results,kvm_report",
             "ANSIBLE_NOCOLOR": "1",
-            "LAB_RESULTS": results,
+            "RUN_RESULTS": results,
         }
 
     def run(
