@@ -1,17 +1,19 @@
 # Copyright (C) 2026 virtfleet contributors
 # SPDX-License-Identifier: GPL-3.0-or-later
-"""A hundred hosts at once: network namespaces of this machine, each with an sshd of its own."""
+"""Many hosts at once: namespaces of this machine, each with an sshd of its own."""
 
 from __future__ import annotations
 
 import json
 import os
+import resource
 import shutil
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 import pytest
-from comparing import Playbook, report
+import yaml
+from comparing import Playbook, report, say
 from namespaces import Namespaces, why_not
 
 if TYPE_CHECKING:
@@ -20,6 +22,7 @@ if TYPE_CHECKING:
 HOSTS = 100
 FORKS = 50
 ROUNDS = 3
+SIZES = (10, 60, 200)
 
 pytestmark = [
     pytest.mark.kvm,
@@ -66,3 +69,58 @@ def test_preflight_of_a_hundred_hosts_against_reaching_them(
     ours, peer = ([pair[side] for pair in pairs] for side in (0, 1))
     title = f"{HOSTS} hosts, {FORKS} at a time"
     report(title, "s", ("playbooks/preflight.yml", ours), ("ssh HOST true", peer), None)
+
+
+def fleet(namespaces: Namespaces, folder: Path, count: int) -> Path:
+    """Declare so many of the hosts as a fleet with four guests for each."""
+    ssh = {
+        **namespaces.variables(),
+        "ansible_ssh_args": "-o ControlMaster=auto -o ControlPersist=5s",
+        "ansible_control_path_dir": str(folder / "ssh"),
+    }
+    content = {
+        "plugin": "kvm_fleet",
+        "fleet": "bench",
+        "hypervisors": {
+            host.name: {"ansible_host": host.address, **ssh} for host in namespaces.hosts[:count]
+        },
+        "guests": {
+            f"g[1:{4 * count}]": {"engine": "ioctl", "kernel": "greeter", "memory": "16MiB"}
+        },
+    }
+    folder.mkdir()
+    (folder / "fleet.yml").write_text(yaml.safe_dump(content, sort_keys=False))
+    return folder / "fleet.yml"
+
+
+def test_what_a_host_more_costs_the_controller(
+    repository: Path, playbook: Playbook, tmp_path: Path
+) -> None:
+    """Processor time of the controller and its ssh; the plan of a whole fleet is within it."""
+    folder = tmp_path / "hosts"
+    folder.mkdir()
+    namespaces = Namespaces(folder, max(SIZES))
+    spent: dict[int, list[float]] = {count: [] for count in SIZES}
+    try:
+        for number in range(ROUNDS):
+            for count in SIZES:
+                inventory = fleet(namespaces, tmp_path / f"{number} {count}", count)
+                before = resource.getrusage(resource.RUSAGE_CHILDREN)
+                book = repository / "playbooks" / "guests.yml"
+                playbook.run(book, inventory, "--check", prefix=namespaces.prefix)
+                after = resource.getrusage(resource.RUSAGE_CHILDREN)
+                user, system = after.ru_utime - before.ru_utime, after.ru_stime - before.ru_stime
+                spent[count].append(user + system)
+    finally:
+        namespaces.close()
+    few, some, many = SIZES
+    for count in SIZES:
+        each = [f"{seconds / count:.3f}" for seconds in spent[count]]
+        say(f"  {count} hosts: {', '.join(each)} s of processor time a host")
+    first, then = (
+        [(b - a) / (more - less) for a, b in zip(spent[less], spent[more], strict=True)]
+        for less, more in ((few, some), (some, many))
+    )
+    title = "what a host more costs the controller, check mode"
+    names = (f"from {some} to {many} hosts", f"from {few} to {some} hosts")
+    report(title, "s", (names[0], then), (names[1], first), 1.3)
