@@ -115,6 +115,11 @@ pending:
   returned: success
   type: list
   elements: dict
+machines:
+  description: By architecture and family of machine types the newest version that all hosts know
+    which were looked at.
+  returned: success
+  type: dict
 capacity:
   description: By size, how many more guests there is room for (V(count)) and why for no further one
     (V(limit)).

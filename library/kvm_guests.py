@@ -72,6 +72,13 @@ options:
     description: Kill a guest that does not stop in time.
     type: bool
     default: false
+  machines:
+    description:
+      - By architecture and family the version of machine types that new guests get, such as
+        V(pc-q35-7.2) for V(q35) of V(x86_64). M(kvm_fleet_plan) returns the newest that all hosts
+        know.
+      - What the host does not know, and what is left out, is the newest that it has.
+    type: dict
   antispoofing:
     description:
       - Give each new NIC on a bridge of the host, or on a network that leads to one, a filter that
@@ -225,6 +232,7 @@ def main() -> None:
             "stop_timeout": {"type": "str", "default": "30s"},
             "force": {"type": "bool", "default": False},
             "antispoofing": {"type": "bool", "default": True},
+            "machines": {"type": "dict"},
             "root": {"type": "path", "default": "/"},
             "uri": {"type": "str", "default": "qemu:///system"},
         },

@@ -152,8 +152,9 @@ guests:
 room:
   description:
     - What the host has for guests, all in all. Its processors, its memory in bytes, and of libvirt
-      the huge pages by their size (bytes), the NUMA nodes, the CPU models that guests can have, and
-      the active pools with the bytes that they have, have free and have promised to volumes.
+      the huge pages by their size (bytes), the NUMA nodes, the CPU models that guests can have,
+      the versions of each family of machine types, and the active pools with the bytes that they
+      have, have free and have promised to volumes.
   returned: with O(brief)
   type: dict
 witness:

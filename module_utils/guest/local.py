@@ -92,6 +92,20 @@ def _expected(digests: Mapping[Any, Any]) -> dict[str, str]:
     return {str(name): value or "" for name, value in digests.items()}
 
 
+def _machines(stated: Mapping[Any, Any] | None) -> dict[str, dict[str, str]]:
+    """Return the versions of machines, by architecture and family."""
+    found: dict[str, dict[str, str]] = {}
+    wrong = []
+    for arch, families in (stated or {}).items():
+        if not isinstance(families, Mapping):
+            wrong.append(Problem(f"machines.{arch}", "versions by family", shown(families)))
+            continue
+        found[str(arch)] = {str(family): str(version) for family, version in families.items()}
+    if wrong:
+        raise InputError(wrong)
+    return found
+
+
 def converge_guests(options: Mapping[str, Any], run: Run, check_mode: bool) -> dict[str, Any]:
     """Carry out the module kvm_guests with its options; see `run.run` for what it raises."""
     ways: dict[str, Any] = {
@@ -112,7 +126,9 @@ def converge_guests(options: Mapping[str, Any], run: Run, check_mode: bool) -> d
 
         optional = check_mode or not _needs_libvirt(options["guests"])
         ways["antispoofing"] = options["antispoofing"]
-        engines.append(LibvirtEngine(options["uri"], optional=optional, state=layout.state, **ways))
+        libvirt = LibvirtEngine(options["uri"], optional=optional, state=layout.state, **ways)
+        libvirt.chosen = _machines(options["machines"])
+        engines.append(libvirt)
     together = Engines(engines, layout)
     wish = Wish(
         guests=options["guests"],

@@ -18,6 +18,7 @@ from ansible.plugins.action import ActionBase
 runpy.run_path(str(Path(__file__).parents[1] / "shim.py"))
 
 from ansible.module_utils.converge.errors import VirtfleetError, system_says
+from ansible.module_utils.fleet.machines import common
 from ansible.module_utils.fleet.plan import FleetPlan, Wish, capacity, plan
 from ansible.module_utils.fleet.saved import check, saved
 
@@ -47,6 +48,7 @@ class ActionModule(ActionBase):
             # A host that could not be reached, or is not among those of this run, has no answer.
             seen = {name: _answer(hosts, name, options["observed"]) for name in wish.hypervisors}
             told = _told(plan(wish, seen))
+            told["machines"] = common((answer or {}).get("room") or {} for answer in seen.values())
             if options["capacity"]:
                 told["capacity"] = capacity(wish, seen, options["fleet"]["sizes"])
             self._keep(told, variables, options)

@@ -4,7 +4,7 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Any, Mapping
 
 from ...virt.document import Document, Element, text_of
@@ -60,6 +60,32 @@ class HostCapabilities:
             accel=accel,
             families=arch.machines,
         )
+
+    def versions(self) -> dict[str, dict[str, list[str]]]:
+        """Return the versions of each family of machines that the host's own guests can have."""
+        arch = self.archs.get(self.native, Arch())
+        known = {*arch.versions, *arch.machines.values()}
+        found = {}
+        for family, newest in sorted(arch.machines.items()):
+            stem = newest.rstrip("0123456789.")
+            found[family] = sorted(
+                name for name in known if name.rstrip("0123456789.") == stem != name
+            )
+        return {self.native: found} if found else {}
+
+    def among(self, machines: Mapping[str, Mapping[str, str]]) -> HostCapabilities:
+        """Return the same with other versions of families of machines, those that are known here.
+
+        So a new guest gets a machine that each host of a fleet knows, and not the newest of one.
+        """
+        archs = dict(self.archs)
+        for name, chosen in machines.items():
+            arch = archs.get(name)
+            if arch is not None:
+                known = {*arch.versions, *arch.machines.values()}
+                own = {family: version for family, version in chosen.items() if version in known}
+                archs[name] = replace(arch, machines={**arch.machines, **own})
+        return replace(self, archs=archs)
 
     def to_dict(self) -> dict[str, Any]:
         """Return plain values."""

@@ -44,7 +44,8 @@ class LibvirtEngine:
 
     Where libvirt is ``optional``, none at all reads as no guests. So it is in check mode, where an
     earlier task of the same run would install it. The files of ``local`` guests lie on this very
-    host, which the URI says where it is not said here; their seeds below ``state``.
+    host, which the URI says where it is not said here; their seeds below ``state``. ``chosen`` are
+    by architecture and family of machines the versions that new guests get.
     """
 
     name = ENGINE
@@ -65,6 +66,7 @@ class LibvirtEngine:
         self.fleet = fleet
         self.stop_timeout = stop_timeout
         self.force = force
+        self.chosen: Mapping[str, Mapping[str, str]] = {}
         self.optional = optional
         self._connection: Connection | None = None
         self._absent = False
@@ -140,7 +142,8 @@ class LibvirtEngine:
             return HostCapabilities()
         handle = connection.handle
         with self._told():
-            return read_capabilities(handle.getCapabilities(), self.memory())
+            found = read_capabilities(handle.getCapabilities(), self.memory())
+        return found.among(self.chosen)
 
     def _read_memory(self) -> int | None:
         """Return the whole MiB that this host has, in bytes; None without libvirt."""

@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Any
 
 from ...units import format_size
 from ...virt.document import Document, Element, text_of
-from .capabilities import NATIVE
+from .capabilities import NATIVE, read_capabilities
 from .offer import read_offer
 
 if TYPE_CHECKING:
@@ -79,10 +79,12 @@ def room(connection: Connection) -> dict[str, Any]:
     """Return what the host has, as plain values; memory and pools in bytes."""
     handle = connection.handle
     _, memory, cpus = handle.getInfo()[:3]
+    capabilities = handle.getCapabilities()
     return {
         "cpus": cpus,
         "memory": memory << 20,
         "models": _models(connection),
         "pools": _pools(connection),
-        **read_topology(handle.getCapabilities()),
+        "machines": read_capabilities(capabilities).versions(),
+        **read_topology(capabilities),
     }

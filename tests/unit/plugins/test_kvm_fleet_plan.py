@@ -113,6 +113,7 @@ def test_the_example_is_placed_and_every_host_gets_its_part(
     assert plan["blocked"] == []
     assert plan["changed"] is False
     assert sorted(plan["new"]) == sorted(plan["hosts"])
+    assert plan["machines"] == {}
     assert len(plan["hosts"]) == 40
     racks = [int(plan["hosts"][name][3:]) > 3 for name in ("db01", "db02")]
     assert sorted(racks) == [False, True]
