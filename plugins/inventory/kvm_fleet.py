@@ -6,21 +6,25 @@
 from __future__ import annotations
 
 import runpy
+from hashlib import sha256
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from ansible.errors import AnsibleParserError
 from ansible.module_utils.common.text.converters import to_text
-from ansible.parsing.vault import EncryptedString
-from ansible.plugins.inventory import BaseInventoryPlugin, Constructable
+from ansible.parsing.vault import EncryptedString, VaultHelper, is_encrypted
+from ansible.plugins.inventory import BaseInventoryPlugin, Cacheable, Constructable
 from ansible.template import trust_as_template
 
 runpy.run_path(str(Path(__file__).parents[1] / "shim.py"))
 
 from ansible.module_utils.converge.errors import InputError
+from ansible.module_utils.fleet.cache import UnfitError, digest, plain, whole
 from ansible.module_utils.fleet.declare import Fleet, Guest, declare
 
 if TYPE_CHECKING:
+    from collections.abc import Sequence
+
     from ansible.inventory.data import InventoryData
 
 DOCUMENTATION = r"""
@@ -34,8 +38,12 @@ description:
     in the group C(guests) and in their own groups, and are reached through their hypervisor where
     their network leads nowhere else.
   - All that is wrong is told at once, with file, line, column and the path of the key.
+  - A cache of inventories, which Ansible's settings turn on, keeps what the files mean for as long
+    as they are the same, byte by byte, and so is this toolkit. What is in a vault stays there, and
+    a file that is encrypted as a whole is not kept.
 extends_documentation_fragment:
   - constructed
+  - inventory_cache
 options:
   plugin:
     description: Says that a file is a fleet's.
@@ -105,7 +113,7 @@ _PLACED = (
 )
 
 
-class InventoryModule(BaseInventoryPlugin, Constructable):
+class InventoryModule(BaseInventoryPlugin, Constructable, Cacheable):
     """The inventory of a fleet."""
 
     NAME = "kvm_fleet"
@@ -125,13 +133,33 @@ class InventoryModule(BaseInventoryPlugin, Constructable):
             content = [
                 (_name(file), loader.get_text_file_contents(str(file)).encode()) for file in files
             ]
-            fleet = declare(content, {"!vault": _encrypted})
+            sealed = any(is_encrypted(file.read_bytes()) for file in files)
+            fleet = self._declared(path, content, keep=not sealed, fresh=not cache)
         except (InputError, OSError) as error:
             # The cause says nothing that the message does not.
             raise AnsibleParserError(self._told(path, to_text(error))) from None
         self.options = _trusted(dict(fleet.options))
         self._hypervisors(fleet)
         self._guests(fleet)
+
+    def _declared(
+        self, path: str, content: Sequence[tuple[str, bytes]], *, keep: bool, fresh: bool
+    ) -> Fleet:
+        """Return what files declare, from the cache where that has the same ones."""
+        self.set_options(direct={"plugin": self.NAME})
+        if not (keep and self.get_option("cache")):
+            return declare(content, {"!vault": _encrypted})
+        self.load_cache_plugin()
+        key, now = self.get_cache_key(path), digest(content, _code())
+        kept = None if fresh else self.cache.get(key)
+        if isinstance(kept, dict) and kept.get("digest") == now:
+            return whole(kept["fleet"], _encrypted)
+        fleet = declare(content, {"!vault": _encrypted})
+        try:
+            self.cache[key] = {"digest": now, "fleet": plain(fleet, _ciphertext)}
+        except UnfitError as error:
+            self.display.warning(f"{path} is not kept in the cache: it has {error}")
+        return fleet
 
     @staticmethod
     def _told(path: str, message: str) -> str:
@@ -204,6 +232,22 @@ def _trusted(value: Any) -> Any:
     if isinstance(value, list):
         return [_trusted(one) for one in value]
     return trust_as_template(value) if isinstance(value, str) else value
+
+
+def _code() -> str:
+    """Return what is another one when the toolkit reads files in another way."""
+    found = sha256()
+    for file in sorted((Path(__file__).parents[2] / "module_utils").rglob("*.py")):
+        found.update(file.read_bytes())
+    found.update(Path(__file__).read_bytes())
+    return found.hexdigest()
+
+
+def _ciphertext(value: Any) -> str | None:
+    """Return the ciphertext of a value of a vault, None for another one."""
+    if isinstance(value, EncryptedString):
+        return str(VaultHelper.get_ciphertext(value, with_tags=False))
+    return None
 
 
 def _encrypted(ciphertext: str) -> Any:

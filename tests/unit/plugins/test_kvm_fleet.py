@@ -38,10 +38,10 @@ keyed_groups: [{key: tier, prefix: tier}]
 """
 
 
-def inventory(folder, *words, status=0):
-    """Return what ansible-inventory answers."""
+def inventory(folder, *words, status=0, **settings):
+    """Return what ansible-inventory answers; settings are variables of the environment."""
     program = str(Path(sys.executable).parent / "ansible-inventory")
-    environment = {**os.environ, "ANSIBLE_CONFIG": str(REPOSITORY / "ansible.cfg")}
+    environment = {**os.environ, "ANSIBLE_CONFIG": str(REPOSITORY / "ansible.cfg"), **settings}
     environment["ANSIBLE_NOCOLOR"] = "1"
     done = subprocess.run(
         [program, "-i", str(folder), *words],
@@ -102,7 +102,7 @@ def test_a_guest_is_reached_directly_or_through_its_host(folder):
     assert variables["far"]["ansible_user"] == "ops"
 
 
-def told(folder, scratch, host, words, *arguments):
+def told(folder, scratch, host, words, *arguments, **settings):
     """Return what a play on a host says."""
     book = scratch / "book.yml"
     task = {"ansible.builtin.debug": {"msg": words}}
@@ -110,7 +110,7 @@ def told(folder, scratch, host, words, *arguments):
     program = str(Path(sys.executable).parent / "ansible-playbook")
     done = subprocess.run(
         [program, "-i", str(folder), "-e", "ansible_connection=local", *arguments, str(book)],
-        env={**os.environ, "ANSIBLE_CONFIG": str(REPOSITORY / "ansible.cfg")},
+        env={**os.environ, "ANSIBLE_CONFIG": str(REPOSITORY / "ansible.cfg"), **settings},
         capture_output=True,
         text=True,
         check=False,
@@ -185,3 +185,67 @@ def test_the_example_is_a_fleet():
     assert variables["db01"]["kvm_guest_asked"]["asked"]["spread"] == [
         {"group": "db", "over": "zone"}
     ]
+
+
+@pytest.fixture
+def cached(scratch):
+    """Return settings that keep what was read, and the folder where it is."""
+    kept = scratch / "kept"
+    return kept, {
+        "ANSIBLE_INVENTORY_CACHE": "1",
+        "ANSIBLE_INVENTORY_CACHE_PLUGIN": "ansible.builtin.jsonfile",
+        "ANSIBLE_INVENTORY_CACHE_CONNECTION": str(kept),
+    }
+
+
+def test_what_is_kept_is_the_same_until_a_file_is_another(folder, cached, scratch):
+    kept, settings = cached
+    first = inventory(folder, "--list", **settings).stdout
+    assert first == inventory(folder, "--list").stdout
+    (file,) = kept.iterdir()
+    # That it is used is seen by what is only there.
+    content = json.loads(file.read_text())
+    text = file.read_text().replace("webservers", "fromcache")
+    file.write_text(text)
+    assert "fromcache" in inventory(folder, "--list", **settings).stdout
+    words = "{{ kvm_guest_specs[0].cloud_init.ssh_keys[0] }}"
+    assert "ssh-ed25519 AAAA ops" in told(folder, scratch, "kvm1", words, **settings)
+    assert inventory(folder, "--list", "--flush-cache", **settings).stdout == first
+    file.write_text(text)
+    (folder / "fleet.d" / "db.yml").write_text("guests:\n  db02: {host: kvm2}\n")
+    found = inventory(folder, "--list", **settings).stdout
+    assert "fromcache" not in found
+    assert "db02" in json.loads(found)["guests"]["hosts"]
+    assert json.loads(file.read_text()) != content
+    # What is wrong is told as ever, and nothing of it is kept.
+    (folder / "fleet.d" / "db.yml").write_text("guests:\n  db02: {hots: kvm2}\n")
+    assert "hots" in inventory(folder, "--list", status=1, **settings).stderr
+
+
+def test_a_secret_stays_in_its_vault_in_the_cache_too(folder, cached, scratch):
+    kept, settings = cached
+    (scratch / "password").write_text(WORD)
+    vault = str(Path(sys.executable).parent / "ansible-vault")
+    lock = ["--vault-password-file", str(scratch / "password")]
+    done = subprocess.run(
+        [vault, "encrypt_string", *lock, "--name", "x", "t0psecret"],
+        capture_output=True,
+        text=True,
+        check=True,
+    )
+    sealed = "\n".join("      " + line for line in done.stdout.splitlines())
+    file = folder / "fleet.d" / "db.yml"
+    file.write_text(f"guests:\n  db01:\n    host: kvm2\n    vars:\n{sealed}\n")
+    found = inventory(folder, *lock, "--host", "db01").stdout
+    assert list(json.loads(found)["x"]) == ["__ansible_vault"]
+    for _ in range(2):
+        assert inventory(folder, *lock, "--host", "db01", **settings).stdout == found
+    assert "t0psecret" in told(folder, scratch, "db01", "{{ x }}", *lock, **settings)
+    (one,) = kept.iterdir()
+    assert "t0psecret" not in one.read_text()
+    assert "$ANSIBLE_VAULT" in one.read_text()
+    # A whole file in a vault would lie open in the cache.
+    one.unlink()
+    subprocess.run([vault, "encrypt", *lock, str(file)], check=True, capture_output=True)
+    inventory(folder, *lock, "--list", **settings)
+    assert list(kept.iterdir()) == []
