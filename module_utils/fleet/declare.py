@@ -3,8 +3,8 @@
 """A fleet's files, made into what each of its hosts and guests is. Pure.
 
 All that is wrong is told at once, each with file, line, column and the path of its key. What is
-checked is what can be known without a host: the engines' own readers judge every guest. The values
-of networks and pools are left to the hosts, and so is what a template or a vault makes.
+checked is what can be known without a host: the engines' own readers judge every guest, and those
+of the modules every network, pool and image. What a template or a vault makes is left to the hosts.
 """
 
 from __future__ import annotations
@@ -12,7 +12,8 @@ from __future__ import annotations
 import re
 from dataclasses import dataclass, field
 from fnmatch import fnmatchcase
-from typing import Any, Iterable, Iterator, Mapping, Sequence
+from types import SimpleNamespace
+from typing import TYPE_CHECKING, Any, Iterable, Iterator, Mapping, Sequence
 
 from ..converge.errors import InputError, Problem, shown, unknown
 from ..guest.engine import Host
@@ -24,12 +25,18 @@ from ..guest.libvirt.dialect import LibvirtDialect
 from ..guest.spec import ABSENT, DEFAULT_ENGINE
 from ..guest.spec import read as read_guests
 from ..image.spec import read as read_images
+from ..resource.networks import Networks
+from ..resource.pools import Pools
+from ..resource.spec import read as read_objects
 from ..units import UnitError, parse_size
 from .merge import as_list, merged
 from .needs import asked_of, wants_of
 from .ranges import RangeError, expanded
 from .schema import LABEL, SIZE, SUGAR, problems, short
 from .source import Path, Sources, Tags, read_file
+
+if TYPE_CHECKING:
+    from ..resource.kind import Kind
 
 MOST_REMOVALS = "20%"
 IMPLICIT = "all", "ungrouped", "hypervisors", "guests"
@@ -557,6 +564,9 @@ class _Maker:
         except InputError as error:
             for problem in error.problems:
                 self._told_of_guest(guests, problem)
+        nowhere: Any = SimpleNamespace(libvirt=None)  # no host is asked
+        self._check_objects("networks", Networks(nowhere, self.name, nowhere))
+        self._check_objects("pools", Pools(nowhere, self.name, nowhere))
         images = [
             _as_the_host_reads(name, entry or {})
             for name, entry in (self.data.get("images") or {}).items()
@@ -568,6 +578,41 @@ class _Maker:
                 names = list(self.data["images"])
                 for problem in error.problems:
                     self._told(problem, ("images",), names)
+
+    def _check_objects(self, section: str, kind: Kind) -> None:
+        """Judge networks or pools as their hosts do."""
+        entries = {
+            name: {k: v for k, v in (entry or {}).items() if k != "hypervisors"}
+            for name, entry in (self.data.get(section) or {}).items()
+        }
+        names = list(entries)
+        try:
+            # One that is there already may lack what a new one needs.
+            declared = read_objects(
+                [{"name": name, **entry} for name, entry in entries.items()], kind, names
+            )
+        except InputError as error:
+            for problem in error.problems:
+                path = _parts(problem.path)[1:]
+                values = list(entries.values())
+                # What is missing may come with what is not known yet beside it.
+                value = _value(values, path)
+                if not lazy(_value(values, path[:-1]) if value is None else value):
+                    self._told(problem, (section,), names)
+            return
+        stated = {one.name: one.stated for one in declared if not lazy(one.stated)}
+        together = {
+            frozenset(name for name in stated if self._reaches(section, name, host))
+            for host in self.hosts
+        }
+        met: dict[str, Problem] = {}
+        for some in sorted(together, key=sorted):
+            of_host = {name: one for name, one in stated.items() if name in some}
+            for problem in kind.clashes(of_host, {}, check_mode=True):
+                met.setdefault(problem.path, problem)
+        for problem in met.values():
+            name, _, key = problem.path.partition("/")
+            self.say((section, name, *_parts(key)), problem.expected, problem.found, problem.remedy)
 
     def _told_of_guest(self, guests: Sequence[Guest], problem: Problem) -> None:
         match = re.match(r"guests\[(\d+)\](?:\.(.*))?$", problem.path, re.DOTALL)

@@ -231,7 +231,7 @@ def fleet_schema() -> dict[str, Any]:
                 "a mapping of networks by name",
             ),
             "pools": _section(
-                _of(POOL_KEYS, (*Pools.flags, "build", "overwrite"), "pools", "a pool"),
+                _of(POOL_KEYS, Pools.flags, "pools", "a pool"),
                 "a mapping of pools by name",
             ),
             "images": _section(

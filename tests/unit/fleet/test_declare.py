@@ -206,6 +206,17 @@ def test_a_template_is_left_to_the_hosts():
     assert guest(entry).spec["memory"] == "{{ memory }}"
 
 
+def test_what_hosts_alone_can_judge_is_left_to_them():
+    one = {"mode": "nat", "hypervisors": "kvm1", "ips": [{"address": "192.0.2.1", "prefix": 24}]}
+    fleet(
+        networks={"one": one, "two": {**one, "hypervisors": "kvm2"}, "default": {}},
+        pools={"a": {"type": "dir", "path": "{{ place }}"}, "b": {"type": "{{ kind }}"}},
+    )
+    lazy = {"mode": "{{ way }}", "mtu": "{{ mtu }}", "ips": [{"address": "{{ address }}"}]}
+    found = fleet(networks={"lazy": lazy}).hypervisors[0].variables["kvm_network_networks"]
+    assert found == [{"name": "lazy", **lazy}]
+
+
 def test_null_takes_away_what_stands_below():
     assert merged([{"a": {"b": 1, "c": 2}}, {"a": {"b": None}, "d": 1}, {"d": None}]) == {
         "a": {"c": 2}
