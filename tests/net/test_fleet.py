@@ -31,8 +31,6 @@ COUNT = 3
 ROUND_TRIPS = 3
 DEFAULTS = {"engine": "ioctl", "kernel": "greeter", "memory": "16MiB"}
 GUESTS: dict[str, Any] = {"web[1:3]": {"spread": "web"}, "db": {}, "near": {"host": "host001"}}
-# One run made with SSH; what Ansible itself would wait for is not what is looked at here.
-QUICK = {"ANSIBLE_SSH_RETRIES": "0", "ANSIBLE_TIMEOUT": "5"}
 
 
 class Site:
@@ -80,7 +78,7 @@ class Site:
         command = ansible.command(REPOSITORY / "playbooks" / "guests.yml")
         return subprocess.Popen(
             command,
-            env={**ansible.environment(str(ansible.inventory / "results")), **QUICK},
+            env=ansible.environment(str(ansible.inventory / "results")),
             cwd=REPOSITORY,
             stdin=subprocess.DEVNULL,
             stdout=subprocess.PIPE,
@@ -89,9 +87,12 @@ class Site:
         )
 
     def wait_for_modules(self) -> None:
-        """Wait until nothing runs on the hosts that a run which ended began."""
+        """Wait until nothing runs on the hosts that a run which ended began.
+
+        What it kept of its connections ends with the last command on them.
+        """
         for host in self.hosts.values():
-            host.out("while pgrep -f [A]nsiballZ_kvm_ > /dev/null; do sleep 0.2; done")
+            host.out("while pgrep -f '[s]shd: root@' > /dev/null; do sleep 0.2; done")
 
     def clean(self) -> None:
         """End the guests, and take away all that is remembered; SSH answers everywhere."""
