@@ -43,10 +43,10 @@ def test_a_python_without_venv_needs_debians_package(prepare, monkeypatch):
 
 
 def test_commands_and_files_become_packages(prepare, monkeypatch):
-    missing = {"unshare", "/usr/include/linux/kvm.h"}
+    missing = {"hspace", "/usr/include/linux/kvm.h"}
     monkeypatch.setattr(prepare, "is_here", lambda name: name not in missing)
     assert prepare.wanted_packages("test") == ["linux-libc-dev"]
-    assert prepare.wanted_packages("bench") == ["linux-libc-dev", "util-linux"]
+    assert prepare.wanted_packages("bench") == ["linux-libc-dev", "ganeti-htools"]
 
 
 def test_what_is_here(prepare, tmp_path):
