@@ -29,6 +29,8 @@ options:
         V(restarted) (it is started anew now) and V(absent), for a guest of libvirt V(paused) and
         V(saved) too.
       - V(protected) keeps it from being removed, V(autostart) starts it when the host boots.
+      - V(was) is the name that it had before. The guest of that name is this one, and gets its name
+        when it does not run.
       - The other keys of a guest of libvirt are described in C(docs/libvirt-guests.md). What it is
         told at its first boot (V(cloud_init)) is described in C(docs/first-boot.md).
       - Those of a guest of the helper are the following. V(kernel) is an absolute path, or one of
@@ -188,8 +190,9 @@ pending:
   description:
     - What is known to be outstanding, and is no change. V(restart_required) for a guest that runs
       with an older definition, V(older_helper)
-      for one that runs with another helper than the installed one, V(not_autostarted) where nothing
-      starts it at boot.
+      for one that runs with another helper than the installed one, V(rename_waits) for one that
+      keeps its former name until it does not run, V(not_autostarted) where nothing starts it at
+      boot.
   returned: always
   type: list
   elements: dict

@@ -15,6 +15,7 @@ from typing import TYPE_CHECKING, Any, Iterator, Mapping, Sequence
 from ..converge.errors import Problem, shown, unknown
 from ..guest.ioctl.dialect import KEYS as IOCTL_KEYS
 from ..guest.libvirt.dialect import LibvirtDialect
+from ..guest.spec import WAS
 from ..image.spec import KEYS as IMAGE_KEYS
 from ..resource.networks import Networks
 from ..resource.pools import Pools
@@ -161,6 +162,10 @@ SUGAR: dict[str, Any] = {
     },
     "vars": _VARS,
 }
+_WAS = _text(
+    "the name that it had before; of a range of guests, a range of names",
+    **{"x-expected": "a name, or a range of names"},
+)
 # What a guest is besides, as kvm_guests takes it.
 GUEST_KEYS = tuple(
     dict.fromkeys(key for key in (*LibvirtDialect.keys, *IOCTL_KEYS) if key != "name")
@@ -178,7 +183,8 @@ def _or_null(schema: Schema) -> dict[str, Any]:
 def _guest() -> dict[str, Any]:
     rest = {key: {"description": "as docs/libvirt-guests.md has it"} for key in GUEST_KEYS}
     short = {key: _or_null(one) for key, one in SUGAR.items()}
-    return _or_null(_mapping({**rest, **short}, "a mapping that describes a guest"))
+    own = {**rest, WAS: _or_null(_WAS), **short}
+    return _or_null(_mapping(own, "a mapping that describes a guest"))
 
 
 def _of(keys: Sequence[str], flags: Sequence[str], where: str, word: str) -> dict[str, Any]:

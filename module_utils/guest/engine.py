@@ -10,7 +10,7 @@ made of is its `Dialect`, which is pure: it checks input and finds differences.
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any, Collection, Mapping, Protocol, Sequence
+from typing import TYPE_CHECKING, Any, Collection, Iterable, Mapping, Protocol, Sequence
 
 if TYPE_CHECKING:
     from ..converge.action import Action, Change, Edit
@@ -24,6 +24,8 @@ SAVED = "saved"  # stopped, with its memory kept
 FAILED = "failed"  # it ended by itself, and not well
 
 ACTIVE = (RUNNING, PAUSED)
+
+NAME = "name"  # the path of the change by which a guest gets another name
 
 # The keys that a running guest of the helper keeps until it is started anew.
 BOOT_KEYS = ("memory", "vcpus", "kernel", "initrd", "cmdline")
@@ -124,6 +126,12 @@ class Failure:
 
     action: Action
     message: str
+
+
+def former_name(actions: Iterable[Action]) -> str | None:
+    """Return the name that a guest has until these actions give it another, None where none do."""
+    changes = (change for action in actions for change in action.changes)
+    return next((str(change.before) for change in changes if change.path == NAME), None)
 
 
 class Dialect(Protocol):

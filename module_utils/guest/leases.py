@@ -8,14 +8,17 @@ from typing import Any, Iterator, Mapping, Sequence
 
 from ..converge.errors import VirtfleetError, shown
 from ..virt.identity import LOCAL, macs_for
-from .spec import ABSENT
+from .spec import ABSENT, WAS
 
 
 def _nics(spec: Mapping[str, Any], fleet: str) -> Iterator[tuple[Mapping[str, Any], str]]:
-    """Yield the NICs of a guest with the MACs that they state, or get when the guest is made."""
+    """Yield the NICs of a guest with the MACs that they state, or get when the guest is made.
+
+    They follow from the name that it was made with.
+    """
     nics = [nic for nic in spec.get("nics") or () if isinstance(nic, Mapping)]
     known = [str(nic["mac"]).lower() if nic.get("mac") else None for nic in nics]
-    yield from zip(nics, macs_for(str(spec.get("name")), known, fleet))
+    yield from zip(nics, macs_for(str(spec.get(WAS) or spec.get("name")), known, fleet))
 
 
 def leases(specs: Sequence[Any], network: object, fleet: object = LOCAL) -> list[dict[str, str]]:

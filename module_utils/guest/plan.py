@@ -3,7 +3,8 @@
 """From what is declared and what is observed to what has to be done: a pure function.
 
 Within a step nothing depends on anything: guests are stopped, made and updated first, and deleted
-and started then.
+and started then. A guest that was renamed in its declaration is planned under the name that it has
+until it gets the other one, which it can while it does not run.
 """
 
 from __future__ import annotations
@@ -19,20 +20,20 @@ from ..converge.action import (
     Action,
     Blocked,
     Change,
+    Edit,
     Pending,
     Plan,
     differs,
     plain,
 )
 from ..converge.compare import leaves
-from .engine import ACTIVE, FAILED, PAUSED, RUNNING, SAVED, STOPPED, Host, Observed
+from .engine import ACTIVE, FAILED, NAME, PAUSED, RUNNING, SAVED, STOPPED, Host, Observed
 from .spec import ABSENT, KEPT, PRESENT, RESTARTED, Declared
 from .spec import PAUSED as WANT_PAUSED
 from .spec import SAVED as WANT_SAVED
 from .spec import STOPPED as WANT_STOPPED
 
 if TYPE_CHECKING:
-    from ..converge.action import Edit
     from .engine import Dialect
 
 FIRST, SECOND, THIRD = 1, 2, 3
@@ -40,14 +41,19 @@ FIRST, SECOND, THIRD = 1, 2, 3
 RESTART_REQUIRED = "restart_required"
 OLDER_HELPER = "older_helper"
 NOT_AUTOSTARTED = "not_autostarted"
+RENAME_WAITS = "rename_waits"
 
 
 @dataclass(frozen=True)
 class Planned:
-    """The plan, and the whole spec of each guest that it creates, updates or starts."""
+    """The plan, and the whole spec of each guest that it creates, updates or starts.
+
+    ``guests`` are the declared ones under the names that they have when it is carried out.
+    """
 
     plan: Plan
     specs: dict[str, dict[str, Any]] = field(default_factory=dict)
+    guests: Sequence[Declared] = ()
 
 
 def _kept(guest: Declared, seen: Observed | None, key: str) -> Any:
@@ -120,7 +126,7 @@ class _Planner:
         """Return the values of a spec as they may be shown."""
         dialect = self.dialects.get(engine)
         shown = spec if dialect is None else dialect.masked(spec)
-        return [(path, value) for path, value in leaves(shown) if path != "name"]
+        return [(path, value) for path, value in leaves(shown) if path != NAME]
 
     def create(self, guest: Declared) -> None:
         """Plan a guest that is not there."""
@@ -149,12 +155,15 @@ class _Planner:
                 changes.append(Change("files", list(seen.files), None))
             self.act(SECOND, seen.name, "delete", reason, changes, destructive=True)
 
-    def update(self, guest: Declared, seen: Observed, edits: Sequence[Edit], ends: bool) -> None:
+    def update(
+        self, guest: Declared, seen: Observed, edits: Sequence[Edit], *, stops: bool, restarts: bool
+    ) -> None:
         """Plan what differs in a guest's definition, apart for what can be done live.
 
-        ``ends`` is whether the guest will not go on as it runs now.
+        A guest ``stops`` before it is changed, or ``restarts`` and does not go on as it runs now.
         """
-        stops = ends and guest.state == WANT_STOPPED
+        if seen.name != guest.name:
+            edits = [Edit(NAME, seen.name, guest.name), *edits]
         if not edits:
             return
         if seen.state not in (*ACTIVE, SAVED) or stops:
@@ -167,7 +176,7 @@ class _Planner:
             self.act(FIRST, guest.name, "update", differs(at_once), plain(at_once), when=LIVE)
         if later:
             reason = differs(later)
-            if not ends:
+            if not restarts:
                 reason += ", which takes effect when it is started anew"
             self.act(FIRST, guest.name, "update", reason, plain(later), when=NEXT_BOOT)
 
@@ -196,10 +205,17 @@ class _Planner:
         if not guest.asked.get("replace"):
             self.block(guest.name, reason, "state replace: true; its disks are kept")
             return
+        if seen.name != guest.name:
+            self.block(
+                guest.name,
+                f"{reason}, and it is {seen.name} still",
+                "have it renamed first, as it is, and made anew then",
+            )
+            return
         if seen.state in ACTIVE:
             self.stop(guest.name, reason)
         self.specs[guest.name] = self.dialects[seen.engine].complete(
-            {**(seen.spec or {}), **guest.stated}, None
+            {**(seen.spec or {}), **guest.called(guest.name).stated}, None
         )
         self.act(SECOND, guest.name, "replace", reason, plain(edits), destructive=True)
         wanted = guest.state not in (PRESENT, WANT_STOPPED, WANT_SAVED)
@@ -215,19 +231,19 @@ class _Planner:
                 self.block(guest.name, reason, remedy)
             return
         if not seen.owned:
-            self.act(FIRST, guest.name, "adopt", "it is not ours yet, and that is asked for")
+            self.act(FIRST, seen.name, "adopt", "it is not ours yet, and that is asked for")
         if any(edit.when == REPLACE for edit in found.edits):
             self.renew(guest, seen, found.edits)
             return
         self.specs[guest.name] = dialect.complete(guest.stated, seen)
         active = seen.state in ACTIVE
-        stops = active and guest.state == WANT_STOPPED
+        stops = active and (guest.state == WANT_STOPPED or seen.name != guest.name)
         restarts = active and guest.state == RESTARTED
         if stops:
-            self.stop(guest.name, "declared stopped")
-        self.update(guest, seen, found.edits, stops or restarts)
+            self.stop(seen.name, f"declared {guest.state}")
+        self.update(guest, seen, found.edits, stops=stops, restarts=restarts)
         if restarts:
-            self.act(SECOND, guest.name, "restart", "a restart was asked for", found.restart)
+            self.restart(guest, seen, found.restart)
         elif active and guest.state == WANT_SAVED:
             change = Change("state", seen.state, SAVED)
             self.act(SECOND, guest.name, "save", "declared saved", [change])
@@ -235,6 +251,14 @@ class _Planner:
             self.run(guest, seen)
             if active:
                 self.outstanding(guest, seen, found.restart)
+
+    def restart(self, guest: Declared, seen: Observed, changes: Sequence[Change]) -> None:
+        """Plan that a guest starts anew; one that gets another name was stopped for that."""
+        reason = "a restart was asked for"
+        if seen.name == guest.name:
+            self.act(SECOND, guest.name, "restart", reason, changes)
+        else:
+            self.start(guest, reason, seen.state, step=THIRD)
 
     def run(self, guest: Declared, seen: Observed) -> None:
         """Plan that a guest runs, or stands still, as it was declared."""
@@ -250,37 +274,39 @@ class _Planner:
 
     def refused(self, guest: Declared, seen: Observed, expect: Mapping[str, str]) -> bool:
         """Return whether the guest must not be touched, and say why."""
-        name = guest.name
+
+        def block(reason: str, remedy: str) -> None:
+            if seen.name != guest.name:
+                reason = f"it was {seen.name}, and of that one: {reason}"
+                remedy = f"{remedy}; leave was out where that is another guest"
+            self.block(guest.name, reason, remedy)
+
+        expected = expect.get(seen.name, "")
         if guest.engine not in (None, seen.engine):
-            self.block(
-                name,
+            block(
                 f"it is a guest of the engine {seen.engine}, declared for {guest.engine}",
                 "state the engine that it has, or remove it first",
             )
         elif seen.problem is not None:
-            self.block(name, seen.problem, seen.remedy or "look at it and move it away")
+            block(seen.problem, seen.remedy or "look at it and move it away")
         elif seen.spec is None and guest.state != ABSENT:
-            self.block(
-                name,
+            block(
                 "a process of that name runs without a definition",
                 "ask for state: absent, which stops it, and declare it again",
             )
         elif not seen.owned and not (guest.asked.get("adopt") and guest.state != ABSENT):
-            self.block(
-                name,
+            block(
                 "it was not made by this toolkit",
                 "state adopt: true to take it over as it is, or choose another name",
             )
         elif seen.owned and seen.spec is not None and seen.fleet != self.fleet:
-            self.block(
-                name,
+            block(
                 f"it belongs to the fleet {seen.fleet!r}, this is {self.fleet!r}",
                 "choose another name, or remove it with the fleet that it belongs to",
             )
-        elif name in expect and expect[name] != seen.digest:
-            self.block(
-                name,
-                f"it changed since it was planned (expected {expect[name] or 'no such guest'},"
+        elif guest.name in expect and expected != seen.digest:
+            block(
+                f"it changed since it was planned (expected {expected or 'no such guest'},"
                 f" found {seen.digest or 'no definition'})",
                 "plan again",
             )
@@ -288,23 +314,53 @@ class _Planner:
             return False
         return True
 
-    def guest(self, guest: Declared, seen: Observed | None, expect: Mapping[str, str]) -> None:
-        """Plan one declared guest."""
+    def waits(self, guest: Declared, seen: Observed) -> bool:
+        """Return whether a guest keeps its former name for now, and say so."""
+        ends = seen.state in ACTIVE and guest.state in (WANT_STOPPED, RESTARTED)
+        if seen.state not in (*ACTIVE, SAVED) or ends:
+            return False
+        if seen.state == SAVED:
+            why, remedy = "its memory is saved", "ask for state: running, and then for a restart"
+        else:
+            why, remedy = "it runs", "ask for state: restarted, or stop it"
+        reason = f"it is {seen.name} still, and is not renamed while {why}"
+        self.wait(guest.name, RENAME_WAITS, reason, remedy, [Change(NAME, seen.name, guest.name)])
+        return True
+
+    def guest(
+        self, guest: Declared, observed: Mapping[str, Observed], expect: Mapping[str, str]
+    ) -> Declared:
+        """Plan one declared guest; return it under the name that it will have."""
+        seen = observed.get(guest.name)
+        former = None if guest.was is None else observed.get(guest.was)
+        if former is not None and not self.ours(former) and guest.state == ABSENT:
+            former = None
+        if seen is not None and former is not None and self.ours(former):
+            self.block(
+                guest.name,
+                f"{former.name} is there too, which it was",
+                "leave was out where that is another guest, or remove one of them",
+            )
+            return guest
+        seen = seen or former
         if seen is None:
             if guest.state == ABSENT:
-                return
-            if expect.get(guest.name):
+                return guest
+            if expect.get(guest.name) or expect.get(guest.was or ""):
                 self.block(guest.name, "it is gone since it was planned", "plan again")
-                return
+                return guest
             self.create(guest)
         elif self.refused(guest, seen, expect):
-            return
-        elif guest.state == ABSENT:
-            files = bool(guest.asked.get("remove_disks"))
-            protected = bool(_kept(guest, seen, "protected"))
-            self.remove(seen, "declared absent", protected, files)
-            return
+            return guest
         else:
+            renamed = seen.name != guest.name
+            if renamed and (guest.state == ABSENT or self.waits(guest, seen)):
+                guest = guest.called(seen.name)
+            if guest.state == ABSENT:
+                files = bool(guest.asked.get("remove_disks"))
+                protected = bool(_kept(guest, seen, "protected"))
+                self.remove(seen, "declared absent", protected, files)
+                return guest
             self.settle(guest, seen)
         dialect = self.dialects[str(seen.engine if seen else guest.engine)]
         if _kept(guest, seen, "autostart") and not dialect.autostarts:
@@ -314,6 +370,20 @@ class _Planner:
                 "nothing starts it when the host boots: there is no systemd",
                 "start it by running this again, or state autostart: false",
             )
+        return guest
+
+    def ours(self, seen: Observed) -> bool:
+        """Return whether a guest is this fleet's."""
+        known = seen.problem is None and seen.spec is not None
+        return known and seen.owned and seen.fleet == self.fleet
+
+    def prune(self, observed: Mapping[str, Observed], declared: Sequence[Declared]) -> None:
+        """Plan that the fleet's guests go that are declared neither now nor by a former name."""
+        names = {name for guest in declared for name in (guest.name, guest.was)}
+        for name, seen in observed.items():
+            if name not in names and self.ours(seen):
+                protected = bool((seen.spec or {}).get("protected", False))
+                self.remove(seen, "it is not declared", protected)
 
 
 def _why_start(guest: Declared, seen: Observed) -> str:
@@ -339,16 +409,9 @@ def plan(
     another by now is blocked.
     """
     planner = _Planner(host, dialects, fleet)
-    for guest in declared:
-        planner.guest(guest, observed.get(guest.name), expect or {})
+    guests = [planner.guest(guest, observed, expect or {}) for guest in declared]
     if prune:
-        names = {guest.name for guest in declared}
-        for name, seen in observed.items():
-            if seen.problem is not None or seen.spec is None or not seen.owned:
-                continue
-            if seen.fleet == fleet and name not in names:
-                protected = bool(seen.spec.get("protected", False))
-                planner.remove(seen, "it is not declared", protected)
+        planner.prune(observed, declared)
     acted = {action.name for action in planner.actions}
     specs = {name: spec for name, spec in planner.specs.items() if name in acted}
-    return Planned(Plan.of(planner.actions, planner.pending, planner.blocked), specs)
+    return Planned(Plan.of(planner.actions, planner.pending, planner.blocked), specs, guests)

@@ -50,8 +50,9 @@ class _Round:
 
 
 def _names(guests: Sequence[object]) -> list[str]:
-    """Return the names that a list speaks of, before it is read."""
-    names = (guest.get("name") for guest in guests if isinstance(guest, Mapping))
+    """Return the names that a list speaks of, former ones too, before it is read."""
+    mappings = [guest for guest in guests if isinstance(guest, Mapping)]
+    names = (guest.get(key) for guest in mappings for key in spec.CALLED)
     return [name for name in names if isinstance(name, str)]
 
 
@@ -71,9 +72,14 @@ def _plan(engines: Engines, wish: Wish, host: Host, *, check_mode: bool) -> _Rou
     )
     problems = engines.preflight(planned.plan.actions, planned.specs, check_mode=check_mode)
     if problems:
-        places = {guest.name: guest.path for guest in declared}
+        places = {name: guest.path for guest in declared for name in _called(guest)}
         raise InputError([replace(p, path=_place(p.path, places)) for p in problems])
     return _Round(observed, declared, planned)
+
+
+def _called(guest: Declared) -> list[str]:
+    """Return the names that a guest may have."""
+    return [guest.name, *([guest.was] if guest.was else [])]
 
 
 def _defined(observed: Mapping[str, Observed]) -> set[str]:
@@ -94,9 +100,10 @@ def _apply(engines: Engines, planned: Planned) -> tuple[list[Action], list[Failu
     """Carry out the plan step by step; what failed is not followed up for that guest."""
     done: list[Action] = []
     failures: list[Failure] = []
+    former = {guest.name: guest.was for guest in planned.guests}
     for step in planned.plan.steps():
-        given_up = {failure.action.object for failure in failures}
-        actions = [action for action in step if action.object not in given_up]
+        given_up = {failure.action.name for failure in failures}
+        actions = [a for a in step if not given_up & {a.name, former.get(a.name)}]
         failed = engines.apply(actions, planned.specs)
         failures += failed
         unsuccessful = {failure.action.id for failure in failed}
@@ -127,7 +134,11 @@ def run(engines: Engines, wish: Wish, host: Host, *, check_mode: bool) -> dict[s
             wish.remember()
         missed = {failure.action.name for failure in failures}
         missed.update(item.object.partition("/")[2] for item in last.planned.plan.blocked)
-        waiting = [g for g in last.declared if _is_waited_for(g) and g.name not in missed]
+        waiting = [
+            guest
+            for guest in last.planned.guests
+            if _is_waited_for(guest) and not missed.intersection(_called(guest))
+        ]
         waited = {guest.name for guest in waiting}
         try:
             late = engines.settle(waiting)
@@ -136,7 +147,8 @@ def run(engines: Engines, wish: Wish, host: Host, *, check_mode: bool) -> dict[s
         except VirtfleetError:
             if not failures:  # which tell more
                 raise
-    names = [guest.name for guest in last.declared if guest.name in observed]
+    found = ([name for name in _called(guest) if name in observed] for guest in last.declared)
+    names = [called[0] for called in found if called]
     outcome = result(
         done,
         last.planned.plan.pending,

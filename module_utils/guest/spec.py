@@ -10,9 +10,9 @@ takes its default when the guest is made. What a guest is made of is its engine'
 from __future__ import annotations
 
 import json
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from hashlib import sha256
-from typing import TYPE_CHECKING, Any, Collection, Mapping, Sequence
+from typing import TYPE_CHECKING, Any, Collection, Iterator, Mapping, Sequence
 
 from ..converge.errors import InputError, Problem, shown, unknown
 from ..kvm.layout import valid_name
@@ -34,6 +34,9 @@ STATES = (PRESENT, RUNNING, STOPPED, PAUSED, RESTARTED, SAVED, ABSENT)
 # The keys of every guest. Those of the first row are no part of its definition.
 ASKED = ("state", "adopt", "replace", "remove_disks", "wait_for", "wait_timeout")
 KEPT = {"autostart": False, "protected": False}
+WAS = "was"  # the name that it had before: it is found by it, and its identity follows from it
+CALLED = ("name", WAS)
+_LABEL = "an RFC 1123 label (1 to 63 of a-z, 0-9 and -, neither first nor last a hyphen)"
 
 
 @dataclass(frozen=True)
@@ -54,6 +57,16 @@ class Declared:
     def engine(self) -> str | None:
         """What runs it, None where a guest shall be removed whatever runs it."""
         return self.stated.get("engine")
+
+    @property
+    def was(self) -> str | None:
+        """The name that it had before, None where it never had another."""
+        return self.stated.get(WAS)
+
+    def called(self, name: str) -> Declared:
+        """Return it as if it were declared under the name that it still has."""
+        stated = {key: value for key, value in self.stated.items() if key != WAS}
+        return replace(self, name=name, stated={**stated, "name": name})
 
 
 def digest(spec: Mapping[str, Any]) -> str:
@@ -106,8 +119,20 @@ class _Entry(Reader):
         value = entry["name"]
         if valid_name(value):
             return str(value)
-        expected = "an RFC 1123 label (1 to 63 of a-z, 0-9 and -, neither first nor last a hyphen)"
-        self.refuse(f"{path}.name", expected, value, "quote it" if quotable(value) else None)
+        self.refuse(f"{path}.name", _LABEL, value, "quote it" if quotable(value) else None)
+        return None
+
+    def was(self, path: str, entry: Mapping[Any, Any]) -> str | None:
+        """Return the name that the guest had before, None where it states none that can be used."""
+        value = entry.get(WAS)
+        if value is None:
+            return None
+        if not valid_name(value):
+            self.refuse(f"{path}.{WAS}", _LABEL, value, "quote it" if quotable(value) else None)
+        elif value == entry.get("name"):
+            self.refuse(f"{path}.{WAS}", "another name, which it had before", value)
+        else:
+            return str(value)
         return None
 
     def engine(self, path: str, entry: Mapping[Any, Any], *, removed: bool) -> str | None:
@@ -145,12 +170,15 @@ class _Entry(Reader):
         # A guest of either kind may be removed: what is stated of it need only make sense to one.
         dialect = self.dialects[engine or _closest(self.dialects, entry)]
         state = self.state(path, entry, dialect.states)
-        rest = {k: v for k, v in entry.items() if k not in ("name", "engine", "state", *KEPT)}
-        new = not removed and name is not None and name not in existing
+        was = self.was(path, entry)
+        rest = {k: v for k, v in entry.items() if k not in (*CALLED, "engine", "state", *KEPT)}
+        new = not removed and name is not None and not {name, was}.intersection(existing)
         found = dialect.read(rest, path, self.problems, new=new, removed=removed)
         stated: dict[str, Any] = {"name": name}
         if engine is not None:
             stated["engine"] = engine
+        if was is not None:
+            stated[WAS] = was
         stated.update((key, value) for key, value in found.items() if key not in ASKED)
         for key in KEPT:
             if key in entry:
@@ -166,6 +194,22 @@ def _closest(dialects: Mapping[str, Dialect], entry: Mapping[Any, Any]) -> str:
         return sum(key not in dialects[name].keys for key in entry)
 
     return min(dialects, key=strange)
+
+
+def _taken(declared: Sequence[Declared], names: Collection[str]) -> Iterator[Problem]:
+    """Yield the former names that another guest has, or had as well."""
+    claimed: dict[str, str] = {}
+    for guest in declared:
+        if guest.was is None:
+            continue
+        path, word = f"{guest.path}.{WAS}", shown(guest.was)
+        if guest.was in names:
+            found = f"{word}, which is declared still"
+            yield Problem(path, "a name that no guest has any more", found)
+        elif guest.was in claimed:
+            found = f"{word}, which {claimed[guest.was]} states too"
+            yield Problem(path, "a name that no other guest had", found)
+        claimed.setdefault(guest.was, guest.name)
 
 
 def read(
@@ -192,6 +236,7 @@ def read(
             problems.append(Problem(f"{guest.path}.name", "a name of its own", found))
         first.setdefault(guest.name, guest.path)
         declared.append(guest)
+    problems += _taken(declared, first)
     if problems:
         raise InputError(problems)
     return declared

@@ -39,9 +39,10 @@ class Seeds:
     def __init__(self, folder: str) -> None:
         self.folder = folder
 
-    def holds(self, file: object) -> bool:
-        """Return whether a file is a seed of ours."""
-        return isinstance(file, str) and file.startswith(f"{self.folder}/")
+    def holds(self, file: object, name: str | None = None) -> bool:
+        """Return whether a file is a seed of ours, in the folder of a guest if one is named."""
+        folder = self.folder if name is None else os.path.join(self.folder, name)
+        return isinstance(file, str) and file.startswith(f"{folder}/")
 
     def documents(self, file: str) -> dict[str, Any] | None:
         """Return the documents of a seed, None where it is not whole."""
@@ -93,7 +94,8 @@ class Seeds:
     def unused(self, name: str, used: Collection[str]) -> list[str]:
         """Return what lies in a guest's folder besides the seeds that are used, or the folder."""
         folder = os.path.join(self.folder, name)
-        kept = {os.path.splitext(os.path.basename(file))[0] for file in used if self.holds(file)}
+        own = [file for file in used if self.holds(file, name)]
+        kept = {os.path.splitext(os.path.basename(file))[0] for file in own}
         try:
             entries = os.listdir(folder)
         except FileNotFoundError:

@@ -206,6 +206,57 @@ def test_a_guest_that_ignores_the_power_button_is_told_or_forced(
     ansible.playbook("guests", *limit, kvm_guest_specs=[deaf], kvm_guest_state="absent")
 
 
+def test_another_name_comes_when_a_guest_is_off_and_all_else_of_it_stays(
+    ansible: Ansible, done: Run, some: Host
+) -> None:
+    del done
+    limit = ("--limit", some.name)
+    disk = {"target": "vda", "file": f"{FOLDER}/first.qcow2", "size": "16MiB", "serial": "kept"}
+    first = {**WEB, "name": "first", "title": "one", "max_vcpus": 1, "disks": [disk]}
+    uefi = {"firmware": {"type": "uefi"}, "memory": "64MiB", "state": "stopped"}
+    ansible.playbook(
+        "guests", *limit, kvm_guest_specs=[first, {**uefi, "name": "plain", "autostart": True}]
+    )
+    kept = {name: virsh(some, f"domuuid {name}") for name in ("first", "plain")}
+    mac = virsh(some, "domiflist first").split()[-1]
+
+    # One of them runs.
+    second = {**first, "name": "second", "was": "first", "title": "two"}
+    specs = [second, {**uefi, "name": "renamed", "was": "plain"}]
+    planned = ansible.playbook("guests", *limit, "--check", "--diff", kvm_guest_specs=specs)
+    run = ansible.playbook("guests", *limit, "--diff", kvm_guest_specs=specs)
+    assert verbs(planned, some) == verbs(run, some) == ["first update live", "renamed update now"]
+    assert "name: plain → renamed" in run.output
+    (waits,) = run.of("kvm_guests", some.name)["pending"]
+    assert (waits["object"], waits["kind"]) == ("guest/second", "rename_waits")
+    assert domains(some) == {"web", "legacy", "slow", "first", "renamed"}
+    assert "<title>two</title>" in virsh(some, "dumpxml first")
+    assert virsh(some, "domuuid renamed") == kept["plain"]
+    assert "renamed" in virsh(some, "list --all --autostart --name").split()
+    again = ansible.playbook("guests", *limit, kvm_guest_specs=specs)
+    assert again.changed() == {}
+    assert [item["kind"] for item in again.of("kvm_guests", some.name)["pending"]] == [
+        "rename_waits"
+    ]
+
+    specs[0] = {**second, "state": "restarted"}
+    run = ansible.playbook("guests", *limit, kvm_guest_specs=specs)
+    assert verbs(run, some) == ["first stop now", "second update now", "second start now"]
+    assert domains(some) == {"web", "legacy", "slow", "second", "renamed"}
+    assert virsh(some, "domuuid second") == kept["first"]
+    assert virsh(some, "domiflist second").split()[-1] == mac
+    assert in_guest(some, "second", "cat /sys/block/vda/serial") == "kept"
+    specs[0] = second
+    again = ansible.playbook("guests", *limit, kvm_guest_specs=specs)
+    assert (again.changed(), again.of("kvm_guests", some.name)["pending"]) == ({}, [])
+    assert "first.qcow2" in files(some)
+
+    going = [{**guest, "remove_disks": True} for guest in specs]
+    ansible.playbook("guests", *limit, kvm_guest_specs=going, kvm_guest_state="absent")
+    assert domains(some) == {"web", "legacy", "slow"}
+    assert "first.qcow2" not in files(some)
+
+
 def test_the_way_back_leaves_the_disks_that_were_there(
     ansible: Ansible, done: Run, hosts: list[Host], some: Host
 ) -> None:

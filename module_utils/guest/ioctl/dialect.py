@@ -12,7 +12,7 @@ from ...converge.compare import compare
 from ...converge.errors import Problem, nearest
 from ...units import UnitError, format_size, parse_size
 from ..engine import BOOT_KEYS, Differences
-from ..spec import ABSENT, KEPT, PRESENT, RESTARTED, RUNNING, STOPPED, Reader, quotable
+from ..spec import ABSENT, CALLED, KEPT, PRESENT, RESTARTED, RUNNING, STOPPED, Reader, quotable
 
 if TYPE_CHECKING:
     from ..engine import Host, Observed
@@ -28,7 +28,7 @@ DEFAULTS: dict[str, Any] = {
     "log": LOG_DEFAULTS,
     "protected": KEPT["protected"],
 }
-KEYS = ("name", "engine", "state", "kernel", *DEFAULTS)
+KEYS = (*CALLED, "engine", "state", "kernel", *DEFAULTS)
 ORDER = ("name", "engine", "kernel", *DEFAULTS)  # of a whole spec, as it is stored and shown
 
 PAGE = 4096
@@ -215,7 +215,8 @@ class IoctlDialect:
 
         A spec that says ``kernel: host`` follows the host's kernel to another file.
         """
-        changes = compare(stated, seen.spec)
+        plain = {key: value for key, value in stated.items() if key not in CALLED}
+        changes = compare(plain, seen.spec)
         boots = machine(complete(stated, seen.spec), self.host)
         before = (seen.machine or {}).get("kernel", boots["kernel"])
         if before != boots["kernel"] and "kernel" not in {change.path for change in changes}:

@@ -26,11 +26,11 @@ from ...converge.errors import Problem, system_says
 from ...kvm.control import request
 from ...kvm.errors import ControlError, KvmError
 from ...kvm.process import Identity
-from ..engine import BOOT_KEYS, FAILED, STOPPED, Failure, Host, Observed
+from ..engine import BOOT_KEYS, FAILED, STOPPED, Failure, Host, Observed, former_name
 from . import definition, store
 from .detached import ANSWER_TIMEOUT, Failures
 from .dialect import ENGINE, IoctlDialect, Limits, machine
-from .observe import observe, read_console, read_definition, running_process
+from .observe import observe, read_console, read_definition, renamed_from, running_process
 from .preflight import check_device, check_helper, check_kernels
 
 if TYPE_CHECKING:
@@ -208,12 +208,15 @@ class IoctlEngine:
     # What an interrupted run left.
 
     def unfinished(self) -> bool:
-        """Return whether hidden folders of an interrupted run lie there."""
-        return bool(store.leftovers(self.layout))
+        """Return whether an interrupted run left hidden folders, or a guest between two names."""
+        return bool(store.leftovers(self.layout) or store.laid_ready(self.layout))
 
     def sweep(self) -> None:
-        """Remove what an interrupted run left."""
+        """Remove what an interrupted run left; what cannot be done stands in nobody's way."""
         store.sweep(self.layout)
+        for name in store.laid_ready(self.layout):
+            with suppress(OSError):
+                self._complete(self.layout.guest(name))
 
     # What is done.
 
@@ -307,7 +310,11 @@ class IoctlEngine:
         failures: dict[str, str] = {}
         switched = set()
         for name, parts in updates.items():
-            why = _attempt(self._update_one, name, specs[name], parts)
+            former = former_name(parts)
+            if former is None:
+                why = _attempt(self._update_one, name, specs[name], parts)
+            else:
+                why = _attempt(self._rename, former, name, specs[name])
             if why is not None:
                 failures[name] = why
             elif any(change.path == "autostart" for part in parts for change in part.changes):
@@ -326,6 +333,46 @@ class IoctlEngine:
                 limits = {key: made["machine"][key] for key in ("log_max_size", "log_keep")}
                 self._tell(paths, {"op": "set", **limits})
         store.replace(paths.definition, definition.encode(made))
+
+    def _rename(self, former: str, name: str, spec: Mapping[str, Any]) -> None:
+        """Give a guest another name, with all that its definition is to have."""
+        there, paths = self.layout.guest(former), self.layout.guest(name)
+        if running_process(there) is not None:
+            raise OSError("it runs again")
+        before = read_definition(there)
+        made = self._definition(spec, before["uuid"], before["machine"]["uid"])
+        store.lay_ready(paths, definition.encode(made))
+        # The host starts one of the two at boot, whenever this ends.
+        if self._starts(former):
+            self._switch(name, enable=True)
+        store.move(there, paths)
+        self._put_in(former, paths)
+
+    def _put_in(self, former: str, paths: GuestPaths) -> None:
+        if self._starts(former):
+            self._switch(former, enable=False)
+        self.supervisor.forget([former])
+        store.put_in(paths)
+
+    def _complete(self, paths: GuestPaths) -> None:
+        """Complete a rename that was interrupted, or take it back if the folder was not moved."""
+        former = renamed_from(paths)
+        if former is not None:
+            self._put_in(former, paths)
+            return
+        if self._starts(paths.name) and not os.path.lexists(paths.folder):
+            self._switch(paths.name, enable=False)
+        os.unlink(store.ready_path(paths))
+
+    def _starts(self, name: str) -> bool:
+        """Return whether the host starts a guest at boot."""
+        return name in (self.supervisor.autostarted() or ())
+
+    def _switch(self, name: str, *, enable: bool) -> None:
+        """Have the host start a guest at boot, or not; OSError where that fails."""
+        why = self.supervisor.autostart([name], enable=enable).get(name)
+        if why is not None:
+            raise OSError(why)
 
     def _tell(self, paths: GuestPaths, message: dict[str, Any]) -> None:
         """Tell a running guest; one that ended meanwhile need not know."""

@@ -20,7 +20,7 @@ from ...kvm.process import Identity, alive, boot_id
 from ..engine import FAILED, RUNNING, STOPPED, Observed
 from .definition import LIMIT, DefinitionError, boot_keys, decode
 from .dialect import ENGINE
-from .store import booted_path
+from .store import booted_path, ready_path
 
 if TYPE_CHECKING:
     from ...kvm.layout import GuestPaths, Layout
@@ -137,9 +137,30 @@ def _booted(paths: GuestPaths, definition: dict[str, Any], process: Process) -> 
 
 
 def read_definition(paths: GuestPaths) -> dict[str, Any]:
-    """Return the guest's definition; DefinitionError or OSError if there is none to be used."""
+    """Return the guest's definition; DefinitionError or OSError if there is none to be used.
+
+    Where a run ended in between, a guest that got another name has the one that was laid ready.
+    """
     content, _ = _read(paths.definition, LIMIT)
-    return decode(content, paths.name)
+    try:
+        return decode(content, paths.name)
+    except DefinitionError:
+        with suppress(OSError, DefinitionError):
+            return decode(_read(ready_path(paths), LIMIT)[0], paths.name)
+        raise
+
+
+def renamed_from(paths: GuestPaths) -> str | None:
+    """Return the name that a guest had before a run gave its folder another one and ended.
+
+    None where the definition in the folder is its own.
+    """
+    with suppress(OSError, ValueError, KeyError, TypeError):
+        there = json.loads(_read(paths.definition, LIMIT)[0].decode())
+        ready = decode(_read(ready_path(paths), LIMIT)[0], paths.name)
+        if there["uuid"] == ready["uuid"] and there["name"] != paths.name:
+            return there["name"] if valid_name(there["name"]) else None
+    return None
 
 
 def read_console(paths: GuestPaths, limit: int) -> bytes:

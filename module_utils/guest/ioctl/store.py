@@ -5,6 +5,10 @@
 A folder is made under a hidden name and then renamed, and renamed to a hidden one before it is
 removed. What is hidden belongs to no guest: the next run sweeps it. All of this runs under the
 host's lock, so hidden names need not be unique.
+
+A guest gets another name in three steps. The definition that it has under it is laid ready beside
+the folders, then the folder gets the name, and then the definition is put in it. What lies ready
+counts from the second on.
 """
 
 from __future__ import annotations
@@ -13,13 +17,14 @@ import os
 from contextlib import suppress
 from typing import TYPE_CHECKING
 
-from ...kvm.layout import OPEN_FOLDER, make_folder
+from ...kvm.layout import OPEN_FOLDER, make_folder, valid_name
 
 if TYPE_CHECKING:
     from ...kvm.layout import GuestPaths, Layout
 
 _NEW = ".new-"
 _GONE = ".gone-"
+_READY = ".ready-"  # no folder but a definition
 _FOLDER = os.O_RDONLY | os.O_DIRECTORY | os.O_NOFOLLOW | os.O_CLOEXEC
 _READABLE = 0o644
 _OWN_FOLDER = 0o700
@@ -141,6 +146,39 @@ def remove(paths: GuestPaths) -> None:
     _remove_tree(hidden)
 
 
+def ready_path(paths: GuestPaths) -> str:
+    """Return where the definition lies that a guest has under the name that it gets."""
+    return os.path.join(os.path.dirname(paths.folder), _READY + paths.name)
+
+
+def lay_ready(paths: GuestPaths, content: bytes) -> None:
+    """Lay the definition ready that a guest has under its new name, of which ``paths`` are."""
+    path = ready_path(paths)
+    _write(path, content)
+    _sync_folder(os.path.dirname(path))
+
+
+def move(former: GuestPaths, paths: GuestPaths) -> None:
+    """Give the folder of a guest its new name, and remove what is left in /run of the former."""
+    os.rename(former.folder, paths.folder)
+    _sync_folder(os.path.dirname(paths.folder))
+    clean_run(former)
+
+
+def put_in(paths: GuestPaths) -> None:
+    """Put the definition in place that was laid ready."""
+    path = ready_path(paths)
+    os.rename(path, paths.definition)
+    _sync_folder(paths.folder)
+    _sync_folder(os.path.dirname(path))
+
+
+def laid_ready(layout: Layout) -> list[str]:
+    """Return the names that an interrupted run was about to give to guests."""
+    names = [entry[len(_READY) :] for entry in _entries(layout) if entry.startswith(_READY)]
+    return [name for name in names if valid_name(name)]
+
+
 def clean_run(paths: GuestPaths) -> None:
     """Remove what a process that is gone left in /run: its pid file and its control socket."""
     for path in (paths.pid, paths.control):
@@ -151,14 +189,17 @@ def clean_run(paths: GuestPaths) -> None:
         os.rmdir(paths.run)
 
 
-def leftovers(layout: Layout) -> list[str]:
-    """Return the hidden folders that an interrupted run left."""
+def _entries(layout: Layout) -> list[str]:
     try:
-        entries = os.listdir(layout.guests)
+        return sorted(os.listdir(layout.guests))
     except FileNotFoundError:
         return []
-    hidden = [entry for entry in entries if entry.startswith((_NEW, _GONE))]
-    return [os.path.join(layout.guests, entry) for entry in sorted(hidden)]
+
+
+def leftovers(layout: Layout) -> list[str]:
+    """Return the hidden folders that an interrupted run left."""
+    hidden = [entry for entry in _entries(layout) if entry.startswith((_NEW, _GONE))]
+    return [os.path.join(layout.guests, entry) for entry in hidden]
 
 
 def sweep(layout: Layout) -> None:

@@ -14,7 +14,7 @@ from ...converge.errors import VirtfleetError
 from ...virt.mark import NAMESPACE, PREFIX, Mark, metadata, read_mark, write_mark
 from ...virt.patcher import patch
 from ...virt.writer import write
-from ..engine import PAUSED, SAVED, Failure
+from ..engine import PAUSED, SAVED, Failure, former_name
 from ..spec import KEPT, digest
 from .antispoofing import OURS
 from .images import Image, capacity, create, grow, images
@@ -153,6 +153,19 @@ class Applier:
         self._put_mark(name, Mark(self.fleet, name))
         self.seen.update(Observer(self.connection, self.engine.seeds).observe([name]))
 
+    def _rename(self, former: str, name: str) -> None:
+        """Give a domain another name; what else was planned for it goes on from the renamed one.
+
+        The mark goes first: a run that ends in between is completed by the next, which finds the
+        domain under its former name.
+        """
+        domain = self._domain(former)
+        self._unchanged(domain, self.seen[former])
+        self._put_mark(former, replace(self._marked(former), name=name))
+        domain.rename(name, 0)
+        del self.seen[former]
+        self.seen.update(Observer(self.connection, self.engine.seeds).observe([name]))
+
     def _put_mark(self, name: str, mark: Mark) -> None:
         """Write the mark into the metadata, of the running domain too; nothing else is touched."""
         libvirt, domain = self.connection.libvirt, self._domain(name)
@@ -182,9 +195,16 @@ class Applier:
         parts: dict[str, list[Action]] = {}
         for action in actions:
             parts.setdefault(action.name, []).append(action)
-        return self.connection.each(
-            parts, lambda name: self._update_one(name, specs[name], parts[name])
-        )
+
+        def update(name: str) -> None:
+            former = former_name(parts[name])
+            if former is not None:
+                self._rename(former, name)
+            self._update_one(name, specs[name], parts[name])
+            if former is not None:
+                self.engine.seeds.tidy(former, files_in(self._inactive(self._domain(name))))
+
+        return self.connection.each(parts, update)
 
     def _update_one(self, name: str, spec: Mapping[str, Any], actions: Sequence[Action]) -> None:
         seen, domain = self.seen[name], self._domain(name)

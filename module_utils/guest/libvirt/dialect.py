@@ -14,10 +14,24 @@ from ...seed.documents import masked
 from ...units import UnitError, format_size, parse_duration, parse_size
 from ...virt.check import check
 from ...virt.domain import FIELDS, KEYS, XML
-from ...virt.patcher import differences
+from ...virt.identity import uuid_for
+from ...virt.patcher import differences, with_macs
 from ...virt.reader import domain_tree, read_root
 from ..engine import ACTIVE, Differences
-from ..spec import ABSENT, ASKED, KEPT, PAUSED, PRESENT, RESTARTED, RUNNING, SAVED, STOPPED, Reader
+from ..spec import (
+    ABSENT,
+    ASKED,
+    CALLED,
+    KEPT,
+    PAUSED,
+    PRESENT,
+    RESTARTED,
+    RUNNING,
+    SAVED,
+    STOPPED,
+    WAS,
+    Reader,
+)
 from . import seeding
 from .antispoofing import guarded
 
@@ -28,7 +42,7 @@ if TYPE_CHECKING:
 
 ENGINE = "libvirt"
 WAITS = ("running", "agent", "address", "ssh")
-_COMMON = ("name", "engine", *KEPT, seeding.KEY, seeding.DISK)
+_COMMON = (*CALLED, "engine", *KEPT, seeding.KEY, seeding.DISK)
 
 
 def domain_keys(spec: Mapping[str, Any]) -> dict[str, Any]:
@@ -65,7 +79,7 @@ class LibvirtDialect:
 
     engine = ENGINE
     states = (PRESENT, RUNNING, STOPPED, PAUSED, RESTARTED, SAVED, ABSENT)
-    keys = ("name", "engine", *ASKED, *KEPT, seeding.KEY, *KEYS, XML)
+    keys = (*CALLED, "engine", *ASKED, *KEPT, seeding.KEY, *KEYS, XML)
     autostarts = True
 
     def __init__(
@@ -131,7 +145,7 @@ class LibvirtDialect:
 
     def complete(self, stated: Mapping[str, Any], seen: Observed | None) -> dict[str, Any]:
         """Return the whole spec of a new guest; of one that is there what is stated of it."""
-        stated = self._guarded(self.placed(stated, seen), seen)
+        stated = self._whole(stated, seen)
         if seen is not None:
             return self._seeded(dict(stated), stated, seen)
         common = {"name": stated["name"], "engine": ENGINE}
@@ -178,9 +192,18 @@ class LibvirtDialect:
         stated = {key: value for key, value in disk.items() if key != "volume"}
         return {**found, **stated}
 
-    def _guarded(self, stated: Mapping[str, Any], seen: Observed | None) -> Mapping[str, Any]:
-        """Return what was stated, with the filters of the NICs that are on bridges."""
-        return guarded(stated, seen, self.bridged, self.filters)
+    def _whole(self, stated: Mapping[str, Any], seen: Observed | None) -> Mapping[str, Any]:
+        """Return what was stated, with what follows from it.
+
+        That is where volumes lie, the filters of the NICs that are on bridges, and the identity of
+        a guest that had another name before: it follows from that one, whenever it is made.
+        """
+        stated = guarded(self.placed(stated, seen), seen, self.bridged, self.filters)
+        if WAS not in stated:
+            return stated
+        there = domain_tree("<domain/>" if seen is None else seen.detail.inactive)
+        whole = with_macs(there, stated, stated[WAS], self.fleet)
+        return whole if seen is not None else {"uuid": uuid_for(stated[WAS], self.fleet), **whole}
 
     def keys_of(self, spec: Mapping[str, Any], xml: str | None) -> dict[str, Any]:
         """Return what a whole spec says of the XML of a domain that is there, or will be."""
@@ -225,7 +248,7 @@ class LibvirtDialect:
         return live, any(edit.when == NEXT_BOOT for edit in _unexpanded(found, stored))
 
     def _differences(self, stated: Mapping[str, Any], seen: Observed) -> Differences:
-        stated = self._guarded(self.placed(stated, seen), seen)
+        stated = self._whole(stated, seen)
         common = {key: stated[key] for key in KEPT if key in stated}
         kept = [Edit(c.path, c.before, c.after, LIVE) for c in compare(common, seen.spec)]
         seed, has = seeding.seeding(self.seeds, stated, seen, self.fleet), seen.detail.seed

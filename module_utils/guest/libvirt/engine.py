@@ -291,20 +291,24 @@ class LibvirtEngine:
         """Return the seeds that each guest with a folder of seeds has, None where that is unknown.
 
         One that runs has the seed that it was started with too, and what one with saved memory
-        will go on with is not told. What was observed may be old by now: it is asked ``anew``.
+        will go on with is not told. One that got another name may yet have a seed of the former.
+        What was observed may be old by now: it is asked ``anew``.
         """
         guests = self.seeds.guests() if self.local else []
         connection = self.connection() if guests else None
         if connection is None:
             return {}
         with self._told():
-            there = {domain.name() for domain in connection.handle.listAllDomains()}
+            domains = connection.handle.listAllDomains()
+            there = {domain.name() for domain in domains}
+            lost = [name for name in guests if name not in there]
+            held = self._files_of(domains) if lost else set()
             ours = [name for name in guests if name in self.seen]
             seen = self.seen
             if anew and ours:
                 seen = Observer(connection, self.seeds).observe(ours)
         found: dict[str, set[str] | None] = {name: None for name in guests if name in there}
-        found.update({name: set() for name in guests if name not in there})
+        found.update(dict.fromkeys(lost, held))
         for name in ours:
             one = seen.get(name)
             if one is not None and one.detail is not None and one.state != SAVED:
@@ -313,6 +317,15 @@ class LibvirtEngine:
                 if self.seeds.unused(name, used):
                     used |= files_in(one.detail.live)
                 found[name] = used
+        return found
+
+    def _files_of(self, domains: Sequence[Any]) -> set[str]:
+        """Return the files that domains have, now or at their next boot."""
+        connection, found = self._open(), set()
+        for domain in domains:
+            for flags in (0, connection.libvirt.VIR_DOMAIN_XML_INACTIVE):
+                with connection.passing():
+                    found |= files_in(domain.XMLDesc(flags))
         return found
 
     def unfinished(self) -> bool:

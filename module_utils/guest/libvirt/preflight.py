@@ -13,6 +13,7 @@ from ...seed.store import INSTALL, TOOLS, tool
 from ...virt.connection import said
 from ...virt.patcher import patch
 from ...virt.reader import read
+from ..engine import former_name
 from .apply import files_of_action, images_of
 from .dialect import domain_keys
 from .images import backing, unfit
@@ -41,11 +42,13 @@ class Preflight:
         self.engine = engine
         self.check_mode = check_mode
         self.connection = connection
-        self.seen = engine.seen
+        self.seen = dict(engine.seen)
+        self.former: set[str] = set()  # names that guests will have no more
         self.offers: dict[tuple[Any, ...], Offer] = {}
 
     def problems(self, actions: Sequence[Action], specs: Specs) -> list[Problem]:
         """Return why actions of the plan could not work."""
+        self._follow_names(actions)
         problems = list(self._unseeded(actions, specs))
         wanted: dict[str, Mapping[str, Any]] = {}
         for action in actions:
@@ -65,6 +68,14 @@ class Preflight:
         if any(doomed.values()):
             problems += self._needed(doomed)
         return problems
+
+    def _follow_names(self, actions: Sequence[Action]) -> None:
+        """See guests that will be renamed under the names that they get."""
+        for action in actions:
+            former = former_name([action])
+            if former is not None:
+                self.seen[action.name] = self.seen.pop(former)
+                self.former.add(former)
 
     def _holds(self, pool: str, volume: str) -> bool:
         """Return whether a pool has a volume, as far as can be told."""
@@ -106,7 +117,8 @@ class Preflight:
     def _others(self, names: Collection[str]) -> dict[str, Mapping[str, Any]]:
         """Return the specs of all other domains of this host."""
         known = {name: seen.spec or {} for name, seen in self.seen.items()}
-        unread = {domain.name() for domain in self.connection.handle.listAllDomains()} - set(known)
+        there = {domain.name() for domain in self.connection.handle.listAllDomains()}
+        unread = there - set(known) - self.former
         if unread:
             found = Observer(self.connection, self.engine.seeds).observe(unread)
             known.update((name, seen.spec or {}) for name, seen in found.items())

@@ -99,6 +99,16 @@ def _macs(stated: Mapping[str, Any], seen: Observed | None, fleet: str) -> list[
     return nic_macs(nics, there, str(stated["name"]), fleet)
 
 
+def _kept(
+    seeds: Seeds, name: str, documents: dict[str, Any] | None, has: dict[str, Any]
+) -> Seeding:
+    """Return the seed that a guest keeps, in the folder of its name."""
+    if seeds.holds(has["file"], name) or not documents:
+        return Seeding(documents, has)
+    disk = {**has, "file": seeds.next(name)}
+    return Seeding(documents, disk, (Edit(f"{KEY}.file", has["file"], disk["file"], NEXT_BOOT),))
+
+
 def seeding(
     seeds: Seeds, stated: Mapping[str, Any], seen: Observed | None, fleet: str
 ) -> Seeding | None:
@@ -106,8 +116,9 @@ def seeding(
     has = None if seen is None else seen.detail.seed
     former = None if has is None or seen is None else (seen.spec or {}).get(KEY)
     declared = stated.get(KEY)
+    own = has is not None and seeds.holds(has["file"], str(stated["name"]))
     if KEY not in stated:
-        return None if has is None else Seeding(former, has)
+        return None if has is None else _kept(seeds, str(stated["name"]), former, has)
     if declared is None:
         if has is None:
             return None
@@ -123,14 +134,16 @@ def seeding(
         macs = _macs(stated, seen, fleet)
         wanted = texts.documents(declared, name, uuid, macs, former)
     moved = has is not None and has.get("bus") != declared.bus
-    if has is not None and former == wanted and not moved:
+    if has is not None and own and former == wanted and not moved:
         return Seeding(wanted, has)
     disk = _disk(declared, has, seeds.next(str(stated["name"])))
     edits = [Edit(*change, NEXT_BOOT) for change in texts.changes(former or {}, wanted)]
     if has is not None and moved:
         edits.append(Edit(f"{KEY}.bus", has.get("bus"), declared.bus, NEXT_BOOT))
     if not edits:
-        edits.append(Edit(f"{KEY}.file", None, disk["file"], NEXT_BOOT))  # it was not whole
+        # It was not whole, or is the one of a name that the guest has no more.
+        before = has["file"] if has is not None and not own else None
+        edits.append(Edit(f"{KEY}.file", before, disk["file"], NEXT_BOOT))
     return Seeding(wanted, disk, tuple(edits))
 
 

@@ -81,6 +81,24 @@ MOVES = {
     "stop and update": (guests(), guests(state="stopped", vcpus=2)),
     "delete": (guests(state="stopped", autostart=True), guests(state="absent")),
     "stop and delete": (guests(), guests(state="absent")),
+    "rename": (
+        guests(state="stopped"),
+        [{"name": name, "was": was, "state": "stopped"} for name, was in ("ca", "db")],
+    ),
+    "rename, with autostart, changes and a start": (
+        guests(state="stopped", autostart=True),
+        [
+            {"name": "c", "was": "a", "vcpus": 2, "autostart": True},
+            {"name": "b", "autostart": True},
+        ],
+    ),
+    "stop and rename, autostart off": (
+        guests(autostart=True),
+        [
+            {"name": "c", "was": "a", "state": "stopped", "autostart": False},
+            {"name": "d", "was": "b", "state": "restarted", "autostart": True},
+        ],
+    ),
     "everything": (
         [{"name": "a"}, {"name": "b", "state": "stopped"}, {"name": "c"}],
         [

@@ -152,13 +152,17 @@ def random_observed(chance, name):
 
 
 def random_world(chance):
-    observed = {name: random_observed(chance, name) for name in "abcd" if chance.random() < 0.7}
+    names = [*"abcd", "old-c", "old-d"]
+    observed = {name: random_observed(chance, name) for name in names if chance.random() < 0.6}
     states = ["present", "running", "stopped", "absent", "restarted"]
     entries = [
         {"name": name, "kernel": "greeter", **some_keys(chance), "state": chance.choice(states)}
         for name in "abcde"
         if chance.random() < 0.7
     ]
+    for entry in entries:
+        if entry["name"] in "cde" and chance.random() < 0.7:
+            entry["was"] = f"old-{entry['name']}"
     host = replace(HOST, supervised=chance.random() < 0.5)
     return declared_from(entries), observed, host, chance.random() < 0.3
 
@@ -171,7 +175,12 @@ def applied(observed, planned, host):
         seen: Any = after.get(name)
         if action.action in ("create", "update"):
             spec = planned.specs[name]
-            values = {"spec": spec, "digest": digest(spec), "machine": machine(spec, host)}
+            values = {"name": name, "spec": spec, "digest": digest(spec)}
+            values["machine"] = machine(spec, host)
+            if action.changes[0].path == "name":
+                assert seen is None, "a guest got the name of another"
+                seen = after.pop(action.changes[0].before)
+                assert seen.state != "running", "a running guest was renamed"
             seen = seen or Observed(name, "ioctl", fleet="local")
             after[name] = replace(seen, **values)
         elif action.action == "delete":
@@ -198,7 +207,7 @@ def test_what_was_carried_out_needs_nothing_more(seed):
         first = plan(declared, observed, host, prune=prune)
         after = applied(observed, first, host)
         second = plan(declared, after, host, prune=prune)
-        again = [guest.name for guest in declared if guest.state == "restarted"]
+        again = [name for g in declared if g.state == "restarted" for name in (g.name, g.was)]
         assert [a for a in second.plan.actions if a.name not in again] == []
         assert {a.action for a in second.plan.actions} <= {"restart"}
         assert second.plan.pending == first.plan.pending
@@ -210,17 +219,22 @@ def check_result(declared, after, planned):
     """Every guest that was not refused is what was declared."""
     blocked = {item.object for item in planned.plan.blocked}
     for guest in declared:
-        if f"guest/{guest.name}" in blocked:
+        if blocked & {f"guest/{guest.name}", f"guest/{guest.was}"}:
             continue
-        seen = after.get(guest.name)
+        seen, former = after.get(guest.name), after.get(guest.was)
+        if seen is None and former is not None and former.fleet == "local":
+            seen = former
         assert (seen is None) == (guest.state == "absent")
         if seen is None:
             continue
         if guest.state in ("running", "restarted", "stopped"):
             assert (seen.state == "running") == (guest.state != "stopped")
         for key, value in guest.stated.items():
-            if key != "log":
+            if key not in ("log", "name", "was"):
                 assert seen.spec[key] == value
+        if seen.name != guest.name:
+            (waits,) = [p for p in planned.plan.pending if p.object == f"guest/{guest.name}"]
+            assert (waits.kind, seen.state) == ("rename_waits", "running")
         assert {**seen.spec["log"], **guest.stated.get("log", {})} == seen.spec["log"]
 
 
@@ -230,7 +244,7 @@ def test_nothing_is_touched_that_must_not_be(seed):
     for _ in range(200):
         declared, observed, host, prune = random_world(chance)
         made = plan(declared, observed, host, prune=prune).plan
-        by_name = {guest.name: guest for guest in declared}
+        by_name = {name: guest for guest in declared for name in (guest.name, guest.was)}
         for action in made.actions:
             seen, guest = observed.get(action.name), by_name.get(action.name)
             if seen is None:

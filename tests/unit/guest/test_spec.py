@@ -111,6 +111,37 @@ def test_a_name_is_given_once():
     ]
 
 
+def test_a_former_name_is_nobody_else_s():
+    label = "an RFC 1123 label (1 to 63 of a-z, 0-9 and -, neither first nor last a hyphen)"
+    still = "no guest has any more, found 'b', which is declared still"
+    found = problems(
+        guest(was="a"),
+        guest(name="b", was="A/.."),
+        guest(name="c", was="b"),
+        guest(name="d", was="old"),
+        guest(name="e", was="old", state="absent"),
+        guest(name="f", was=7),
+        guest(name="g", was=["b"]),
+    )
+    assert found == [
+        "guests[0].was: expected another name, which it had before, found 'a'",
+        f"guests[1].was: expected {label}, found 'A/..'",
+        f"guests[5].was: expected {label}, found 7: quote it",
+        f"guests[6].was: expected {label}, found ['b']",
+        f"guests[2].was: expected a name that {still}",
+        "guests[4].was: expected a name that no other guest had, found 'old', which d states too",
+    ]
+
+
+def test_a_former_name_tells_that_a_guest_is_there():
+    entry = {"name": "a", "engine": "ioctl", "was": "old"}
+    (found,) = read([entry], dialects(), existing={"old"})
+    assert (found.was, found.stated) == ("old", entry)
+    assert found.called("old").stated == {"name": "old", "engine": "ioctl"}
+    assert problems(entry)[0].startswith("guests[0].kernel: expected the kernel of a guest that is")
+    assert read([guest(was=None)], dialects())[0].was is None
+
+
 def test_the_root_of_the_paths_can_be_another():
     assert problems("x", root="kvm_guest_specs")[0].startswith("kvm_guest_specs[0]:")
 
@@ -172,7 +203,7 @@ def test_keys_that_are_no_text_are_refused():
 
 def test_a_whole_spec_has_every_key_in_order():
     spec = complete(guest(memory="1GiB"))
-    assert list(spec) == [key for key in KEYS if key != "state"]
+    assert list(spec) == [key for key in KEYS if key not in ("state", "was")]
     assert spec == {**DEFAULTS, **guest(memory="1GiB")}
 
 

@@ -55,6 +55,8 @@ def test_leases_name_the_macs_that_the_guests_get(filters):
     other = filters["kvm_guest_leases"](LEASED, "lan", "prod")
     assert other[0]["mac"] in write({"nics": LEASED[0]["nics"]}, "web01", host, fleet="prod")
     assert other[0]["mac"] != found[0]["mac"]
+    renamed = filters["kvm_guest_leases"]([{**LEASED[0], "name": "new", "was": "web01"}], "lan")
+    assert renamed == [{**found[0], "name": "new"}]
 
 
 def test_a_lease_is_one_guest_s(filters):
