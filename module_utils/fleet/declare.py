@@ -22,7 +22,7 @@ from ..guest.ioctl.dialect import IoctlDialect, Limits
 from ..guest.ioctl.engine import kernels
 from ..guest.libvirt.capabilities import HostCapabilities
 from ..guest.libvirt.dialect import LibvirtDialect
-from ..guest.spec import ABSENT, DEFAULT_ENGINE
+from ..guest.spec import ABSENT, DEFAULT_ENGINE, WAS
 from ..guest.spec import read as read_guests
 from ..image.spec import read as read_images
 from ..resource.networks import Networks
@@ -331,17 +331,41 @@ class _Maker:
         guests = []
         expected = "an RFC 1123 label (1 to 63 of a-z, 0-9 and -, neither first nor last a hyphen)"
         layers: dict[Path, dict[str, Any] | None] = {}
+        former: dict[Path, Mapping[str, Any]] = {}
         for name, path in self._expanded("guests", re.compile(LABEL), expected).items():
             if name in self.hosts:
                 self.say(path, "a name of its own", f"{name}, which is a hypervisor")
                 continue
             if path not in layers:
                 layers[path] = self._merged(path)
+                former[path] = self._former(path, layers[path] or {})
             values = layers[path]
             if values is not None:
+                values = {**values, **({WAS: former[path][name]} if former[path] else {})}
                 guest = self._guest(name, path, values)
                 guests += [guest] if guest is not None else []
         return guests
+
+    def _former(self, path: Path, values: Mapping[str, Any]) -> Mapping[str, Any]:
+        """Return by name the names that guests had before; those of a range are a range too.
+
+        Empty where they had none; None for each where they cannot be told.
+        """
+        was = values.get(WAS)
+        if was is None:
+            return {}
+        names = expanded(str(path[1]))
+        if not isinstance(was, str) or lazy(was):
+            return dict.fromkeys(names, was)
+        try:
+            found = expanded(was)
+        except RangeError as error:
+            self.say((*path, WAS), str(error), was)
+            return dict.fromkeys(names)
+        if len(found) == len(names):
+            return dict(zip(names, found))
+        self.say((*path, WAS), f"as many names as it has ({len(names)})", was)
+        return dict.fromkeys(names)
 
     def _named(self, path: Path, section: str, names: Sequence[Any], word: str) -> list[Any]:
         """Return entries of a section by their names; one that is not there is a problem."""
@@ -491,7 +515,8 @@ class _Maker:
         pool = self._pool(host, path, short.get("pool"))
         if pool is None:
             return
-        disk = {"target": "vda", "file": f"{pool.rstrip('/')}/{name}.qcow2"}
+        # The disk of a guest that was renamed keeps its name.
+        disk = {"target": "vda", "file": f"{pool.rstrip('/')}/{spec.get(WAS) or name}.qcow2"}
         if "disk" in short:
             disk["size"] = short["disk"]
         if image is not None:

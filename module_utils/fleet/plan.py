@@ -8,21 +8,23 @@ a guest is found by its host's own plan (guest.plan), which is held to what was 
 digests: there is no second planner.
 
 Where a guest runs is observed and no difference. A guest that could be running on a host that was
-not observed is never made a second time: see docs/design.md, rule 4.
+not observed is never made a second time: see docs/design.md, rule 4. One that had another name
+before (``was``) is looked for under both, and is the same guest under either.
 """
 
 from __future__ import annotations
 
-from collections import defaultdict
+from collections import Counter, defaultdict
 from dataclasses import dataclass, field
 from math import ceil
 from typing import Any, Iterable, Mapping, Sequence
 
 from ..converge.action import Blocked, Pending
-from ..converge.errors import InputError, Problem, VirtfleetError
+from ..converge.errors import InputError, Problem, VirtfleetError, shown
 from ..guest.engine import ACTIVE
 from ..guest.spec import ABSENT
 from ..units import UnitError, parse_size
+from ..virt.identity import uuid_for
 from .demand import Demand, Host, Placement, Policy
 from .memory import Taken, may_come, missing, recall, taken, told
 from .needs import demand, host_room, is_local, overcommit
@@ -36,7 +38,7 @@ _NAMED = 8  # names that a message shows
 class Wish:
     """A fleet as it was declared, and how far its plan may go.
 
-    ``guests`` have name, state, host (None: to be placed), protected, adopt and asked; see
+    ``guests`` have name, was, state, host (None: to be placed), protected, adopt and asked; see
     fleet.needs for the last. ``hypervisors`` say by name what each is as a place, ``pools`` of
     which type each is. ``most_removals`` is a share such as "20%". ``left_out`` are hosts that the
     run is not for: what is theirs is not looked after, and nothing is amiss in that. ``run`` tells
@@ -105,7 +107,9 @@ class _Planner:
 
     def __init__(self, wish: Wish, observed: Mapping[str, Mapping[str, Any] | None]) -> None:
         self.wish = wish
-        self.observed = {host: observed.get(host) for host in wish.hypervisors}
+        self.was = _former_names(wish.guests)
+        names = {former: name for name, former in self.was.items()}
+        self.observed = {host: _renamed(observed.get(host), names) for host in wish.hypervisors}
         self.parts = {host: Part() for host, seen in self.observed.items() if seen is not None}
         self.hosts: dict[str, str] = {}
         self.reasons: dict[str, str] = {}
@@ -116,6 +120,12 @@ class _Planner:
         for host, answer in self.observed.items():
             for guest in (answer or {}).get("guests", ()):
                 self.seen[guest["name"]].append((host, guest))
+        self.identities = {
+            str(seen["uuid"]): (host, _called(seen))
+            for name in self.seen
+            for host, seen in self._ours(name)
+            if seen.get("uuid")
+        }
         self.waiting: list[Pending] = []
         self.fenced = {name for name, place in wish.hypervisors.items() if place.get("fenced")}
         self.memory = recall(self.observed, wish.fleet, self.fenced)
@@ -181,8 +191,10 @@ class _Planner:
         name = str(guest["name"])
         part = self.parts[host]
         part.guests.append(name)
-        digests = [seen["digest"] for at, seen in self.seen.get(name, ()) if at == host]
-        part.expect[name] = digests[0] if digests else ""
+        part.expect[name] = ""
+        for at, seen in self.seen.get(name, ()):
+            if at == host:
+                part.expect[_called(seen)] = seen["digest"]
         self.hosts[name] = host
 
     def _ours(self, name: str) -> list[tuple[str, Mapping[str, Any]]]:
@@ -212,7 +224,9 @@ class _Planner:
         name, pin = str(guest["name"]), guest.get("host")
         found = self.seen.get(name)
         may_be = self._may_be_on(name)
-        homes = self.memory.guests.get(name, () if pin is None else (pin,))
+        homes = self._homes(name)
+        if homes is None:
+            homes = set() if pin is None else {pin}
         if found:
             self._elsewhere(name, pin, found)
         elif self.wish.left_out.intersection(homes):
@@ -230,8 +244,23 @@ class _Planner:
         elif pin is not None and self.observed.get(pin) is None:
             self.block(name, pin, "its host is fenced", "state another host, or none")
         else:
-            return True
+            return not self._is_taken(name)
         return False
+
+    def _is_taken(self, name: str) -> bool:
+        """Return whether a guest that was renamed has the identity of a new one, and say so."""
+        host, other = self.identities.get(
+            uuid_for(self.was.get(name, name), self.wish.fleet), ("", "")
+        )
+        if other:
+            self.block(
+                name,
+                host,
+                f"{other} on {host} was made under this name, and has the UUID and MACs that it"
+                " would get",
+                f"choose another name, or state was: {name} for {other} if that is this guest",
+            )
+        return bool(other)
 
     def _elsewhere(
         self, name: str, pin: str | None, found: Sequence[tuple[str, Mapping[str, Any]]]
@@ -245,18 +274,23 @@ class _Planner:
             remedy = "move it there yourself, or state the host on which it is"
             self.block(name, host, f"it is on {host}, declared for {pin}", remedy)
         else:
-            where = ", ".join(host for host, _ in found)
+            where = ", ".join(_seen_as(name, host, seen) for host, seen in found)
             remedy = "choose another name, or state adopt: true and the host on which it is"
             self.block(name, found[0][0], f"a guest of that name is on {where}, not ours", remedy)
 
     def _twice(self, name: str, found: Sequence[tuple[str, Mapping[str, Any]]]) -> None:
-        states = " and ".join(f"{host} ({seen.get('state')})" for host, seen in found)
+        states = " and ".join(
+            f"{_seen_as(name, host, seen)} ({seen.get('state')})" for host, seen in found
+        )
         running = [host for host, seen in found if seen.get("state") in ACTIVE]
         reason = f"it is on several hosts at once: {states}"
         if len(running) > 1:
             reason = f"it RUNS on several hosts at once, which may destroy its disks: {states}"
         remedy = "find out which one is right, and remove the other on its host by hand"
-        for host, _ in found:
+        if len({_called(seen) for _, seen in found}) > 1:
+            reason = f"it is there under both of its names: {states}"
+            remedy = f"{remedy}; leave was out where they are two guests"
+        for host in dict.fromkeys(host for host, _ in found):
             self.block(name, host, reason, remedy)
 
     def _too_few(self, guest: Mapping[str, Any]) -> None:
@@ -276,11 +310,17 @@ class _Planner:
 
     def _may_be_on(self, name: str) -> list[str]:
         """Return the hosts on which a guest may be without anybody having seen it now."""
-        homes = self.memory.guests.get(name)
+        homes = self._homes(name)
         if homes is None:
             # Never made, as far as the hosts go that were ever looked at.
             return [host for host in self.unreached if host not in self.memory.looked_at]
         return [*(home for home in sorted(homes) if self._is_gone(home)), *self.unreached]
+
+    def _homes(self, name: str) -> set[str] | None:
+        """Return the hosts that are remembered to have a guest, None where it is not known."""
+        known = [self.memory.guests.get(one) for one in (name, self.was.get(name, name))]
+        found = [set(homes) for homes in known if homes is not None]
+        return set().union(*found) if found else None
 
     def _is_gone(self, host: str | None) -> bool:
         """Return whether a host is no longer in the fleet."""
@@ -428,7 +468,10 @@ class _Planner:
         for name in self.new:
             known[name][self.hosts[name]] = plan
         for name in self.seen:
-            known[name].update((host, None) for host, _ in self._ours(name))
+            for host, seen in self._ours(name):
+                # Until it has its new name it is remembered by both: who declares it by the former
+                # must not make it again.
+                known[name][host] = known[_called(seen)][host] = None
         hosts = {*self.parts, *self.memory.looked_at} - (self.fenced - set(self.parts))
         return {
             "serial": plan[0],
@@ -455,11 +498,14 @@ class _Planner:
         And where guests are made that could be made twice, while just the same ones are there.
         """
         found: dict[str, dict[str, Any]] = {}
+        there: dict[str, list[str]] = defaultdict(list)
+        for name in self.seen:
+            for host, seen in self._ours(name):
+                there[host].append(_called(seen))
         for host in self.parts:
             found[host] = {"run": str(self._last_plan(host).get("run", ""))}
             if self.new:
-                ours = (name for name in self.seen if host in dict(self._ours(name)))
-                found[host]["guests"] = sorted(ours)
+                found[host]["guests"] = sorted(there[host])
         return found
 
     def _exposed(self) -> list[Pending]:
@@ -478,6 +524,48 @@ class _Planner:
 
     def _absent(self) -> set[str]:
         return {str(guest["name"]) for guest in self.wish.guests if guest.get("state") == ABSENT}
+
+
+def _former_names(guests: Sequence[Mapping[str, Any]]) -> dict[str, str]:
+    """Return by name which guests had another one; InputError where that is somebody else's.
+
+    It was looked at when the fleet was read, where no template stood there.
+    """
+    found = {str(guest["name"]): str(guest["was"]) for guest in guests if guest.get("was")}
+    taken = Counter([*(str(guest["name"]) for guest in guests), *found.values()])
+    wrong = [
+        Problem(f"guests.{name}.was", "a name that no other guest has or had", shown(former))
+        for name, former in found.items()
+        if taken[former] > 1
+    ]
+    if wrong:
+        raise InputError(wrong)
+    return found
+
+
+def _renamed(
+    answer: Mapping[str, Any] | None, names: Mapping[str, str]
+) -> Mapping[str, Any] | None:
+    """Return what a host answered with guests under the ``names`` that they get, by former ones."""
+    if answer is None or not names:
+        return answer
+    guests = [
+        {**guest, "name": names[guest["name"]], "former": guest["name"]}
+        if guest["name"] in names
+        else guest
+        for guest in answer.get("guests", ())
+    ]
+    return {**answer, "guests": guests}
+
+
+def _called(seen: Mapping[str, Any]) -> str:
+    """Return the name that a guest has where it was seen."""
+    return str(seen.get("former", seen["name"]))
+
+
+def _seen_as(name: str, host: str, seen: Mapping[str, Any]) -> str:
+    """Return where a guest was seen, and as what if that is not its name."""
+    return host if _called(seen) == name else f"{host} as {_called(seen)}"
 
 
 def _bytes(value: Any) -> int:

@@ -117,6 +117,7 @@ def _parts(own: Any, *, absent: bool) -> dict[str, Any]:
         "asked": dict(asked["asked"]),
         "state": "absent" if absent else spec.get("state", "running"),
         "adopt": spec.get("adopt", False),
+        "was": spec.get("was"),
     }
 
 

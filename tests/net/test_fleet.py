@@ -236,6 +236,36 @@ def test_a_fenced_host_that_comes_back_with_its_guests_is_told_and_nothing_is_st
     assert running == {name: h.out("pgrep -fc [k]vm-helper") for name, h in bare.hosts.items()}
 
 
+def test_a_guest_with_another_name_is_the_same_one_wherever_it_is(bare: Site) -> None:
+    hosts = planned(bare.run(GUESTS))["hosts"]
+    before = bare.everywhere()
+    shop: dict[str, Any] = {"was": "db"}
+    rest = {name: entry for name, entry in GUESTS.items() if name != "db"}
+    home = bare.hosts[hosts["db"]]
+    home.vanish()
+    run = bare.run({**rest, "shop": shop}, status=None)
+    assert "shop" in blocked(run)
+    home.appear()
+    # It runs, and waits.
+    run = bare.run({**rest, "shop": shop}, prune=True)
+    assert (run.changed(), planned(run)["new"], bare.everywhere()) == ({}, [], before)
+    assert planned(run)["hosts"]["shop"] == home.name
+    (waits,) = run.of("kvm_guests", home.name)["pending"]
+    assert (waits["object"], waits["kind"]) == ("guest/shop", "rename_waits")
+    assert "it is db still" in run.output
+    run = bare.run({**rest, "shop": {**shop, "state": "restarted"}}, prune=True)
+    assert "name: db → shop" in run.output
+    renamed = {"shop" if name == "db" else name: at for name, at in before.items()}
+    assert bare.everywhere() == renamed
+    assert "serve shop" in home.out("pgrep -af [k]vm-helper")
+    run = bare.run({**rest, "shop": shop}, prune=True)
+    assert (run.changed(), blocked(run), bare.everywhere()) == ({}, set(), renamed)
+    assert planned(run)["witness"]["guests"] == renamed
+    # What it was called is nobody's: another guest of that name would have its identity.
+    run = bare.run({**GUESTS, "shop": {}}, status=2)
+    assert (blocked(run), bare.everywhere()) == ({"db"}, renamed)
+
+
 def meant(output: str) -> bool:
     """Return whether a run that was refused says why."""
     reasons = (

@@ -55,6 +55,18 @@ def test_short_words_become_what_the_module_takes():
     }
 
 
+def test_a_guest_that_was_renamed_keeps_its_disk():
+    entry = {"host": "kvm1", "size": "small", "was": "old[2:3]"}
+    found = fleet(guests={"web[1:2]": entry, "log": {**entry, "was": "{{ former }}"}}).guests
+    assert [one.spec["was"] for one in found] == ["old2", "old3", "{{ former }}"]
+    assert [one.spec["disks"][0]["file"] for one in found] == [
+        f"/srv/images/{name}.qcow2" for name in ("old2", "old3", "{{ former }}")
+    ]
+    helper = {"host": "kvm1", "engine": "ioctl", "kernel": "host", "was": "old"}
+    (found,) = fleet(guests={"a": helper}).guests
+    assert found.spec["was"] == "old"
+
+
 def test_hosts_get_what_the_roles_take():
     sections = {
         "networks": {**BASE["networks"], "backup": {"mode": "isolated", "hypervisors": "*2"}},

@@ -14,6 +14,7 @@ import pytest
 from ansible.module_utils.converge.errors import InputError, VirtfleetError
 from ansible.module_utils.fleet.memory import missing, recall
 from ansible.module_utils.fleet.plan import FleetPlan, Wish, capacity, plan
+from ansible.module_utils.virt.identity import uuid_for
 
 GIB = 1 << 30
 ROOM = {"cpus": 8, "memory": 32 * GIB}
@@ -277,6 +278,139 @@ def test_what_shall_go_is_its_host_s_part_wherever_it_was_declared() -> None:
     assert told(made([guest("web", state="absent")], everywhere())) == []
 
 
+def renamed(**more: Any) -> dict[str, Any]:
+    return guest("new", was="old", **more)
+
+
+def test_a_renamed_guest_is_the_part_of_the_host_that_has_it_under_either_name() -> None:
+    witness = {"serial": 4, "hosts": ["kvm1", "kvm2", "kvm3"], "guests": {"old": ["kvm2"]}}
+    observed = everywhere(kvm2=host(seen("old"), witness={"test": witness}))
+    found = made([renamed()], observed, prune=True, most_removals="0%")
+    assert found.parts["kvm2"].to_dict() == {
+        "guests": ["new"],
+        "gone": [],
+        "expect": {"new": "", "old": "digest of old"},
+    }
+    assert (found.hosts, found.new, told(found)) == ({"new": "kvm2"}, [], [])
+    # It is remembered by both, until it was seen that it is no longer called as it was.
+    assert found.witness["guests"] == {"new": ["kvm2"], "old": ["kvm2"]}
+    observed = everywhere(kvm2=host(seen("new"), witness={"test": found.witness}))
+    found = made([renamed()], observed)
+    assert found.parts["kvm2"].expect == {"new": "digest of new"}
+    assert found.witness["guests"] == {"new": ["kvm2"]}
+
+
+def test_a_host_takes_a_plan_by_the_names_that_its_guests_have() -> None:
+    observed = everywhere(kvm2=host(seen("old"), seen("db")))
+    found = made([renamed(), guest("db"), guest("web")], observed)
+    assert found.new == ["web"]
+    assert found.seen["kvm2"] == {"run": "", "guests": ["db", "old"]}
+
+
+@pytest.mark.parametrize(
+    ("wanted", "observed", "expected"),
+    [
+        pytest.param(
+            renamed(),
+            everywhere(
+                kvm1=host(witness={"test": {"serial": 4, "guests": {"old": ["kvm3"]}}}), kvm3=None
+            ),
+            ["guest/new kvm3: it may be on kvm3, not looked at in this run"],
+            id="the witness knows it by its former name",
+        ),
+        pytest.param(
+            renamed(host="kvm1"),
+            everywhere(kvm2=host(seen("old"))),
+            ["guest/new kvm2: it is on kvm2, declared for kvm1"],
+            id="pinned elsewhere",
+        ),
+        pytest.param(
+            renamed(),
+            everywhere(kvm1=host(seen("new")), kvm2=host(seen("old", state="stopped"))),
+            [
+                f"guest/new {name}: it is there under both of its names:"
+                " kvm1 (running) and kvm2 as old (stopped)"
+                for name in ("kvm1", "kvm2")
+            ],
+            id="both names are there",
+        ),
+        pytest.param(
+            renamed(state="absent"),
+            everywhere(kvm1=host(seen("new"), seen("old"))),
+            [
+                f"guest/new {one}: it is there under both of its names:"
+                " kvm1 (running) and kvm1 as old (running)"
+                for one in ("kvm1",)
+            ],
+            id="both on one host",
+        ),
+        pytest.param(
+            renamed(),
+            everywhere(kvm1=host(seen("old")), kvm2=host(seen("old"))),
+            [
+                f"guest/new {name}: it RUNS on several hosts at once, which may destroy its disks:"
+                " kvm1 as old (running) and kvm2 as old (running)"
+                for name in ("kvm1", "kvm2")
+            ],
+            id="its former name twice",
+        ),
+        pytest.param(
+            renamed(),
+            everywhere(kvm2=host(seen("old", fleet="other"))),
+            ["guest/new kvm2: a guest of that name is on kvm2 as old, not ours"],
+            id="its former name is another fleet's",
+        ),
+    ],
+)
+def test_a_renamed_guest_is_never_made_beside_what_it_may_be(
+    wanted: dict[str, Any], observed: dict[str, Any], expected: list[str]
+) -> None:
+    found = made([wanted], observed, prune=True, allow_removals=True)
+    assert told(found) == expected
+    assert all(not part.guests and not part.gone for part in found.parts.values())
+
+
+def test_a_renamed_guest_that_is_nowhere_is_new() -> None:
+    witness = {"serial": 4, "hosts": ["kvm1", "kvm2", "kvm3"], "guests": {"db": ["kvm3"]}}
+    observed = everywhere(kvm1=host(witness={"test": witness}))
+    found = made([renamed()], observed)
+    assert (found.new, found.parts[found.hosts["new"]].expect) == (["new"], {"new": ""})
+    # What the witness left to another run is left there by either name.
+    witness["guests"] = {"old": ["kvm3"]}
+    observed["kvm3"] = None
+    found = made([renamed()], observed, left_out=frozenset({"kvm3"}))
+    assert (found.hosts, told(found)) == ({}, [])
+    assert found.witness["guests"] == {"old": ["kvm3"]}
+
+
+def test_a_name_whose_identity_a_renamed_guest_has_is_given_to_no_new_one() -> None:
+    there = seen("new", uuid=uuid_for("old", "test"))
+    found = made([guest("old"), guest("new")], everywhere(kvm2=host(there)))
+    assert found.new == []
+    (text,) = told(found)
+    assert text.startswith("guest/old kvm2: new on kvm2 was made under this name, and has the UUID")
+    assert found.hosts == {"new": "kvm2"}
+    # It is not there any more, or was made anew.
+    assert made([guest("old")], everywhere()).new == ["old"]
+
+
+def test_a_renamed_guest_takes_its_room_once() -> None:
+    wanted = [renamed(asked={"memory": "20GiB"}), guest("web", asked={"memory": "9GiB"})]
+    observed = {"kvm1": host(seen("old", memory="20GiB"))}
+    assert made(wanted, observed, {"kvm1": {}}).hosts == {"new": "kvm1", "web": "kvm1"}
+
+
+def test_a_former_name_that_a_template_made_somebody_else_s_is_told() -> None:
+    wanted = [renamed(), guest("old"), guest("a", was="b"), guest("c", was="b")]
+    with pytest.raises(InputError) as raised:
+        made(wanted, everywhere(kvm1=host(seen("old"))))
+    assert [str(problem) for problem in raised.value.problems] == [
+        "guests.new.was: expected a name that no other guest has or had, found 'old'",
+        "guests.a.was: expected a name that no other guest has or had, found 'b'",
+        "guests.c.was: expected a name that no other guest has or had, found 'b'",
+    ]
+
+
 def test_what_is_no_longer_declared_goes_only_where_that_is_asked_for() -> None:
     strangers = [seen("other", owned=False, fleet=""), seen("theirs", fleet="other")]
     observed = everywhere(kvm1=host(seen("web"), *strangers), kvm2=host(*map(seen, "abcd")))
@@ -519,19 +653,28 @@ class Box:
 class World:
     """Hosts that come and go, a fleet whose file changes, and runs side by side that end anywhere.
 
-    It moves by single steps of one of its runs, so that they meet in every order.
+    It moves by single steps of one of its runs, so that they meet in every order. With ``renames``
+    guests get other names in the file, h1 for g1, and where they are found to be off.
     """
 
     NAMES = tuple(f"kvm{number}" for number in range(7))
     GUESTS = tuple(f"g{number}" for number in range(5))
 
-    def __init__(self, seed: int) -> None:
+    def declared(self, name: str, state: str) -> dict[str, Any]:
+        """Return a guest under the name that the file has for it now."""
+        if name not in self.renamed:
+            return guest(name, state=state)
+        return guest(f"h{name[1:]}", was=name, state=state)
+
+    def __init__(self, seed: int, *, renames: bool = False) -> None:
+        self.renames = renames
         self.rng = random.Random(seed)
         self.boxes = {name: Box() for name in self.NAMES}
         self.up = set(self.NAMES)
         self.fleet = set(self.rng.sample(self.NAMES, self.rng.randint(1, 5)))
         self.runs: dict[str, Iterator[None]] = {}
         self.begun = self.placed = 0
+        self.renamed: set[str] = set()
 
     def some(self, names: Iterable[str], most: int) -> set[str]:
         ordered = sorted(names)
@@ -551,6 +694,12 @@ class World:
                 self.end(self.runs)
         elif kind < 0.1:
             self.end(self.some(self.runs, 1))
+        elif self.renames and kind < 0.11:
+            done = {f"g{name[1:]}" for box in self.boxes.values() for name in box.there}
+            done -= {name for box in self.boxes.values() for name in box.there}
+            # It may be thought better of until it is done somewhere.
+            self.renamed = done | self.some(self.GUESTS, 5)
+            self.end(self.runs)
         elif kind < 0.3 and len(self.runs) < 3:
             self.begun += 1
             run = f"run{self.begun}"
@@ -584,8 +733,10 @@ class World:
             yield
         names = sorted(self.some(self.GUESTS, 5))
         absent = {name for name in names if rng.random() < 0.2}
+        wanted = [self.declared(n, "absent" if n in absent else "running") for n in names]
+        absent = {str(one["name"]) for one in wanted if one["state"] == "absent"}
         found = made(
-            [guest(name, state="absent" if name in absent else "running") for name in names],
+            wanted,
             observed,
             {name: {"fenced": name in fenced} for name in fleet},
             left_out=frozenset(left_out),
@@ -620,20 +771,25 @@ class World:
                 yield
                 if name not in self.up or box.holder != run:
                     return
-                if one in absent or one in part.gone:
+                former = f"g{one[1:]}"
+                if former in part.expect and former != one and former in box.there:
+                    if one in absent or self.rng.random() < 0.5:
+                        box.there = box.there - {former} | ({one} - absent)
+                elif one in absent or one in part.gone:
                     box.there.discard(one)
                 elif part.expect[one] or one not in box.there:
                     self.placed += one in found.new
                     box.there |= {one} if one in found.new else set()
 
 
-def no_guest_is_doubled(seed: int) -> int:
+def no_guest_is_doubled(seed: int, *, renames: bool = False) -> int:
     """Live through a world; return how many guests were placed in it."""
-    world = World(seed)
+    world = World(seed, renames=renames)
     for number in range(400):
         world.step()
         there = {name: box.there for name, box in world.boxes.items() if box.there}
-        twice = [one for one in world.GUESTS if sum(one in t for t in there.values()) > 1]
+        alike = [[name[1:] for name in names] for names in there.values()]
+        twice = [one for one in world.GUESTS if sum(t.count(one[1:]) for t in alike) > 1]
         assert not twice, f"seed {seed}, step {number}: {twice} in {there}"
     return world.placed
 
@@ -641,6 +797,10 @@ def no_guest_is_doubled(seed: int) -> int:
 def test_no_guest_is_ever_made_a_second_time() -> None:
     """Whatever hosts are lost, left out, added, taken out or fenced, and wherever runs end."""
     assert sum(map(no_guest_is_doubled, range(300))) > 1000
+
+
+def test_no_guest_is_made_a_second_time_under_another_name() -> None:
+    assert sum(no_guest_is_doubled(seed, renames=True) for seed in range(200)) > 600
 
 
 @pytest.mark.soak
