@@ -65,6 +65,7 @@ _TEST = {
     "ip": ["iproute2"],
     "unshare": ["util-linux"],
     "pgrep": ["procps"],
+    "iasl": ["acpica-tools"],
 }
 # Nobody's machine begins to serve SSH because of a test: only where nothing would start it.
 if not Path("/run/systemd/system").exists():

@@ -16,8 +16,13 @@ KVMIO = 0xAE
 _NONE, _WRITE, _READ = 0, 1, 2
 
 
+def ioctl_number(direction: int, kind: int, number: int, size: int) -> int:
+    """Return an ioctl's number: ``direction`` 0, 1 to or 2 from the kernel, ``size`` in bytes."""
+    return direction << 30 | size << 16 | kind << 8 | number
+
+
 def _ioc(direction: int, number: int, size: int) -> int:
-    return direction << 30 | size << 16 | KVMIO << 8 | number
+    return ioctl_number(direction, KVMIO, number, size)
 
 
 def _fields(kind: Any, names: str) -> list[tuple[str, Any]]:
@@ -124,10 +129,29 @@ class kvm_lapic_state(ctypes.Structure):  # noqa: N801
     _fields_ = [("regs", ctypes.c_uint8 * 1024)]
 
 
+class kvm_irqfd(ctypes.Structure):  # noqa: N801
+    """struct kvm_irqfd: an eventfd that raises an interrupt, 32 bytes."""
+
+    _fields_ = [*_fields(ctypes.c_uint32, "fd gsi flags resamplefd"), ("pad", ctypes.c_uint8 * 16)]
+
+
+class kvm_ioeventfd(ctypes.Structure):  # noqa: N801
+    """struct kvm_ioeventfd: an eventfd that a guest's write signals, 64 bytes."""
+
+    _fields_ = [
+        *_fields(ctypes.c_uint64, "datamatch addr"),
+        ("len", ctypes.c_uint32),
+        ("fd", ctypes.c_int32),
+        ("flags", ctypes.c_uint32),
+        ("pad", ctypes.c_uint8 * 36),
+    ]
+
+
 # Heads of the structures that end in an array: what the ioctl number counts.
 _CPUID2_HEAD = 8  # struct kvm_cpuid2: nent, padding
 _MSRS_HEAD = 8  # struct kvm_msrs: nmsrs, pad
 _MSR_LIST_HEAD = 4  # struct kvm_msr_list: nmsrs
+_ROUTING_HEAD = 8  # struct kvm_irq_routing: nr, flags
 
 
 def _size(structure: type[ctypes.Structure]) -> int:
@@ -149,9 +173,10 @@ CREATE_IRQCHIP = _ioc(_NONE, 0x60, 0)
 IRQ_LINE = _ioc(_WRITE, 0x61, _size(kvm_irq_level))
 GET_IRQCHIP = _ioc(_READ | _WRITE, 0x62, 520)
 SET_IRQCHIP = _ioc(_READ, 0x63, 520)
-IRQFD = _ioc(_WRITE, 0x76, 32)
+SET_GSI_ROUTING = _ioc(_WRITE, 0x6A, _ROUTING_HEAD)
+IRQFD = _ioc(_WRITE, 0x76, _size(kvm_irqfd))
 CREATE_PIT2 = _ioc(_WRITE, 0x77, _size(kvm_pit_config))
-IOEVENTFD = _ioc(_WRITE, 0x79, 64)
+IOEVENTFD = _ioc(_WRITE, 0x79, _size(kvm_ioeventfd))
 RUN = _ioc(_NONE, 0x80, 0)
 GET_REGS = _ioc(_READ, 0x81, _size(kvm_regs))
 SET_REGS = _ioc(_WRITE, 0x82, _size(kvm_regs))
@@ -163,9 +188,14 @@ SET_FPU = _ioc(_WRITE, 0x8D, 416)
 GET_LAPIC = _ioc(_READ, 0x8E, _size(kvm_lapic_state))
 SET_LAPIC = _ioc(_WRITE, 0x8F, _size(kvm_lapic_state))
 SET_CPUID2 = _ioc(_WRITE, 0x90, _CPUID2_HEAD)
+KVMCLOCK_CTRL = _ioc(_NONE, 0xAD, 0)
 
 API_VERSION = 12
+MEM_READONLY = 1 << 1  # kvm_userspace_memory_region.flags
 PIT_SPEAKER_DUMMY = 1  # kvm_pit_config.flags: port 0x61 is the kernel's too
+IRQFD_DEASSIGN = 1
+IOEVENTFD_DEASSIGN = 1 << 2
+ROUTING_IRQCHIP, ROUTING_MSI = 1, 2  # kvm_irq_routing_entry.type
 CPUID_SIGNIFICANT_INDEX = 1  # kvm_cpuid_entry2.flags: the leaf has subleaves
 
 EXIT_UNKNOWN = 0
@@ -237,6 +267,8 @@ CAPABILITIES = {
     "pit2": 33,
     "set_boot_cpu_id": 34,
     "ioeventfd": 36,
+    "ioeventfd_any_length": 122,
+    "tsc_deadline_timer": 72,
     "set_identity_map_addr": 37,
     "adjust_clock": 39,
     "vcpu_events": 41,

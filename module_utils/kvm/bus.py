@@ -21,12 +21,16 @@ _unpack_mmio = struct.Struct("<Q8xIB").unpack_from  # phys_addr, (data), len, is
 
 
 class GuestStop(Exception):  # noqa: N818 - an end, not an error
-    """The guest ended itself: ``status`` is the exit status, ``reason`` says how for people."""
+    """The guest ended itself: ``status`` is the exit status, ``reason`` says how for people.
 
-    def __init__(self, status: int, reason: str) -> None:
+    ``reset`` is True where a machine would begin again instead of turning itself off.
+    """
+
+    def __init__(self, status: int, reason: str, *, reset: bool = False) -> None:
         super().__init__(reason)
         self.status = status
         self.reason = reason
+        self.reset = reset
 
 
 class Device:
@@ -49,6 +53,8 @@ class Bus:
 
     def __init__(self) -> None:
         self.lock = threading.Lock()
+        self.port_exits: dict[int, int] = {}  # by port
+        self.mmio_exits: dict[int, int] = {}  # by the address of the device, -1 where there is none
         self._ports: dict[int, tuple[Read, Write, int]] = {}
         self._ranges: list[tuple[int, int, Read, Write]] = []
 
@@ -61,11 +67,17 @@ class Bus:
         """Put ``device`` at ``size`` bytes of guest-physical addresses from ``base``."""
         self._ranges.append((base, base + size, device.read, device.write))
 
+    def remove_mmio(self, base: int, device: Device) -> None:
+        """Take ``device`` away from ``base``, where a guest may have put another one as well."""
+        gone = (base, device.read)
+        self._ranges = [found for found in self._ranges if (found[0], found[2]) != gone]
+
     def port_io(self, vcpu: Vcpu) -> None:
         """Carry out a KVM_EXIT_IO: ``kvm_run.io`` (api.rst, section 5)."""
         run8 = vcpu.run8
         is_out, size, port, repeat, offset = _unpack_io(run8, 32)
         found = self._ports.get(port)
+        self.port_exits[port] = self.port_exits.get(port, 0) + 1
         if is_out:
             if found is None:
                 return
@@ -88,6 +100,7 @@ class Bus:
         address, size, is_write = _unpack_mmio(run8, 32)
         for start, end, read, write in self._ranges:
             if start <= address < end:
+                self.mmio_exits[start] = self.mmio_exits.get(start, 0) + 1
                 with self.lock:
                     if is_write:
                         data = int.from_bytes(run8[40 : 40 + size], "little")
@@ -96,5 +109,6 @@ class Bus:
                         value = read(address - start, size) & (1 << 8 * size) - 1
                         run8[40 : 40 + size] = value.to_bytes(size, "little")
                 return
+        self.mmio_exits[-1] = self.mmio_exits.get(-1, 0) + 1
         if not is_write:
             run8[40 : 40 + size] = b"\xff" * size

@@ -8,6 +8,7 @@ import argparse
 import os
 import sys
 import time
+from contextlib import suppress
 from typing import TYPE_CHECKING, Any, Callable, NoReturn, Sequence
 
 from ..units import UnitError, format_duration, format_size, parse_duration, parse_size
@@ -26,6 +27,7 @@ from .layout import Layout, tail_untrusted, valid_name
 
 if TYPE_CHECKING:
     from .layout import GuestPaths
+    from .process import Identity
     from .runner import Outcome
 
 _TAIL_LIMIT = 1 << 20  # bytes of a log that are looked at
@@ -55,6 +57,10 @@ def _size(text: str) -> int:
         return parse_size(text)
     except UnitError as error:
         raise argparse.ArgumentTypeError(str(error)) from error
+
+
+def _size_or_all(text: str) -> int | None:
+    return None if text == "all" else _size(text)
 
 
 def _seconds(text: str) -> float:
@@ -102,8 +108,32 @@ def _report(outcome: Outcome) -> int:
     return outcome.status
 
 
+def _fields(text: str, first: str = "") -> dict[str, Any]:
+    """Read ``VALUE,key=value,flag`` into a mapping; the first value is of the key ``first``."""
+    rest = text.split(",")
+    found: dict[str, Any] = {first: rest.pop(0)} if first else {}
+    for part in rest:
+        key, equals, value = part.partition("=")
+        found[key.replace("-", "_")] = value if equals else True
+    return found
+
+
+def _devices(options: argparse.Namespace) -> dict[str, Any]:
+    """Return the devices of a command line as a definition has them."""
+    return {
+        "disks": [_fields(text, "file") for text in options.disk],
+        "nics": [_fields(text) for text in options.nic],
+        "vsock": {"cid": options.vsock} if options.vsock else None,
+        "pmem": [_fields(text, "file") for text in options.pmem],
+        "shares": [_fields(text, "path") for text in options.share],
+        "rng": {} if not options.rng else {"source": "urandom"},
+        "balloon": {"free_page_reporting": True} if options.balloon else {},
+        "memory_backing": {"hugepage_size": options.hugepages, "thp": options.thp},
+    }
+
+
 def _command_run(options: argparse.Namespace) -> int:
-    from . import privileges  # only what a command needs is loaded
+    from . import attach, privileges  # only what a command needs is loaded
     from .builder import Machine, MachineConfig
     from .console import Console, Stream
     from .cpu import host_brand
@@ -120,6 +150,9 @@ def _command_run(options: argparse.Namespace) -> int:
         initrd=read_image(options.initrd) if options.initrd else None,
         brand=host_brand(),
     )
+    machine_spec = _devices(options)
+    attachments = attach.open_all(machine_spec)
+    config = attach.equip(config, machine_spec, attachments)
     with Kvm(options.device) as kvm:
         privileges.drop(privileges.passing_uid())
         console = Console(Stream(STDOUT))
@@ -134,6 +167,7 @@ def _command_run(options: argparse.Namespace) -> int:
             sys.stderr.flush()
             os._exit(status)
         machine.close()
+    attach.close_all(attachments)
     return status
 
 
@@ -193,7 +227,8 @@ def _look(paths: GuestPaths) -> dict[str, Any]:
         found["state"] = "running"
         try:
             answer = control.request(paths.control, {"op": "status"})
-            found = {**answer, **found}
+            state = "paused" if answer.get("state") == "paused" else "running"
+            found = {**answer, **found, "state": state}
             found.pop("ok")
         except ControlError as error:
             found["error"] = str(error)
@@ -287,15 +322,43 @@ def _command_console(options: argparse.Namespace) -> int:
     from .terminal import STDIN, converse
 
     paths = Layout(options.root).guest(options.name)
+
+    def resize(columns: int, rows: int) -> None:
+        with suppress(ControlError):  # a guest that has ended, or a helper without this
+            control.request(paths.control, {"op": "resize", "columns": columns, "rows": rows})
+
     with control.connect(paths.control, 5.0) as connection:
-        control.ask(connection, {"op": "console"})
+        port = {} if options.port is None else {"port": options.port}
+        control.ask(connection, {"op": "console", **port})
         if os.isatty(STDIN):
             sys.stderr.write(f"Connected to {options.name}; Ctrl-] leaves.\n")
             sys.stderr.flush()
-        ended_by = converse(connection)
+        ended_by = converse(connection, resize if options.port in {None, "hvc0"} else None)
     if os.isatty(STDIN):
         sys.stderr.write(f"\n{'The guest has ended.' if ended_by == 'guest' else 'Left.'}\n")
     return EXIT_OK
+
+
+def _ends(who: Identity, timeout: float) -> bool:
+    """Wait for the end of a process; return whether it came in time."""
+    from . import process
+
+    deadline = time.monotonic() + timeout
+    while process.alive(who):
+        if time.monotonic() > deadline:
+            return False
+        time.sleep(0.02)
+    return True
+
+
+def _listens(paths: GuestPaths) -> bool:
+    """Press a guest's power button and return whether it listens to that."""
+    from . import control
+
+    try:
+        return control.request(paths.control, {"op": "shutdown"}).get("listens") is True
+    except ControlError:  # of an older helper, perhaps
+        return False
 
 
 def _command_stop(options: argparse.Namespace) -> int:
@@ -309,17 +372,131 @@ def _command_stop(options: argparse.Namespace) -> int:
     who = records.running(paths)
     if who is None:
         return EXIT_OK
-    try:
-        control.request(paths.control, {"op": "stop"})
-    except ControlError:
-        process.signal(who, signal.SIGTERM)
-    deadline = time.monotonic() + options.timeout
-    while process.alive(who):
-        if time.monotonic() > deadline:
-            _complain(f"{options.name} has not stopped within {format_duration(options.timeout)}")
-            return EXIT_TIMEOUT
-        time.sleep(0.02)
+    listens = _listens(paths)
+    if listens and _ends(who, options.timeout):
+        return EXIT_OK
+    if options.force or not listens:
+        try:
+            control.request(paths.control, {"op": "stop"})
+        except ControlError:
+            process.signal(who, signal.SIGTERM)
+        if _ends(who, options.timeout):
+            return EXIT_OK
+    elif not process.alive(who):
+        return EXIT_OK
+    asked = "" if options.force or not listens else "; --force ends it"
+    _complain(f"{options.name} has not stopped within {format_duration(options.timeout)}{asked}")
+    return EXIT_TIMEOUT
+
+
+def _command_ask(options: argparse.Namespace) -> int:
+    """Carry out an operation that has no answer but that it was done."""
+    from . import control
+
+    control.request(Layout(options.root).guest(options.name).control, {"op": options.command})
     return EXIT_OK
+
+
+def _add_memory(run: argparse.ArgumentParser) -> None:
+    """Add the options of a guest's memory, and of what lies in it or needs it shared."""
+    run.add_argument("--hugepages", type=_size, metavar="SIZE", help="memory of such huge pages")
+    run.add_argument("--thp", action="store_true", help="memory of huge pages where possible")
+    run.add_argument("--balloon", action="store_true", help="memory balloon, free page reporting")
+    run.add_argument(
+        "--pmem", action="append", default=[], metavar="FILE[,read-only]", help="persistent memory"
+    )
+    run.add_argument(
+        "--share",
+        action="append",
+        default=[],
+        metavar="FOLDER,tag=TAG[,read-only]",
+        help="a folder for the guest (virtiofs)",
+    )
+
+
+def _measured(paths: GuestPaths) -> dict[str, Any]:
+    """Return the numbers of a guest; of one that does not run, that it does not."""
+    from . import control, records
+
+    if records.running(paths) is not None:
+        try:
+            found = control.request(paths.control, {"op": "metrics"}).get("metrics")
+        except ControlError as error:
+            _complain(f"{paths.name}: {error}")
+            return {"up": 1}
+        return found if isinstance(found, dict) else {"up": 1}
+    return {"up": 0}
+
+
+def _command_metrics(options: argparse.Namespace) -> int:
+    layout = Layout(options.root)
+    names = layout.names() if options.name is None else [options.name]
+    if options.name and not os.path.lexists(layout.guest(options.name).definition):
+        raise InputFileError(f"there is no guest {options.name}")
+    found = {name: _measured(layout.guest(name)) for name in names}
+    if options.prometheus:
+        from .metrics import text
+
+        sys.stdout.write(text(found))
+    else:
+        _say_json(found)
+    return EXIT_OK
+
+
+def _command_balloon(options: argparse.Namespace) -> int:
+    from . import control
+
+    request = {"op": "balloon", "target": options.size}
+    control.request(Layout(options.root).guest(options.name).control, request)
+    return EXIT_OK
+
+
+_ASKED = {
+    "reset": "Reset a guest.",
+    "pause": "Let a guest stand still.",
+    "resume": "Let a paused guest go on.",
+}
+
+
+def _run_options(run: argparse.ArgumentParser) -> argparse.ArgumentParser:
+    run.add_argument("--kernel", required=True, metavar="FILE", help="image, or greeter")
+    run.add_argument("--initrd", metavar="FILE", help="multiboot module")
+    run.add_argument("--cmdline", default="", metavar="TEXT", help="kernel command line")
+    run.add_argument(
+        "--memory", type=_size, default=128 << 20, metavar="SIZE", help="memory (128MiB)"
+    )
+    run.add_argument("--vcpus", type=_count, default=1, metavar="N", help="vCPUs (%(default)s)")
+    run.add_argument(
+        "--disk",
+        action="append",
+        default=[],
+        metavar="FILE[,format=qcow2][,backing=FILE][,read-only][,serial=TEXT]",
+        help="disk, raw unless said otherwise",
+    )
+    run.add_argument(
+        "--nic",
+        action="append",
+        default=[],
+        metavar="bridge=NAME[,mac=ADDRESS][,queues=N][,mtu=N][,vhost=off]",
+        help="network interface on a bridge",
+    )
+    run.add_argument("--vsock", type=_count, metavar="CID", help="sockets to the host")
+    _add_memory(run)
+    run.add_argument("--rng", action="store_true", help="random numbers from the host")
+    run.add_argument("--timeout", type=_seconds, metavar="SECONDS", help="end it after this long")
+    return run
+
+
+def _metrics_options(added: argparse.ArgumentParser) -> argparse.ArgumentParser:
+    added.add_argument("name", metavar="NAME", nargs="?", type=_name, help="a declared guest")
+    added.add_argument("--prometheus", action="store_true", help="print Prometheus' text format")
+    return added
+
+
+def _stop_options(added: argparse.ArgumentParser) -> argparse.ArgumentParser:
+    added.add_argument("--timeout", type=_seconds, default=30.0, help="seconds (%(default)s)")
+    added.add_argument("--force", action="store_true", help="end it where it does not stop")
+    return added
 
 
 def _parser() -> argparse.ArgumentParser:
@@ -347,16 +524,11 @@ def _parser() -> argparse.ArgumentParser:
     def as_json(added: argparse.ArgumentParser) -> None:
         added.add_argument("--json", action="store_true", help="print JSON")
 
-    run = command("run", _command_run, "Run a guest with its serial port on the terminal.")
-    run.add_argument("--kernel", required=True, metavar="FILE", help="image, or greeter")
-    run.add_argument("--initrd", metavar="FILE", help="multiboot module")
-    run.add_argument("--cmdline", default="", metavar="TEXT", help="kernel command line")
-    run.add_argument(
-        "--memory", type=_size, default=128 << 20, metavar="SIZE", help="memory (128MiB)"
+    on_device(
+        _run_options(
+            command("run", _command_run, "Run a guest with its serial port on the terminal.")
+        )
     )
-    run.add_argument("--vcpus", type=_count, default=1, metavar="N", help="vCPUs (%(default)s)")
-    run.add_argument("--timeout", type=_seconds, metavar="SECONDS", help="end it after this long")
-    on_device(run)
     added = command("probe", _command_probe, "Say what this host's KVM can do.")
     on_device(added)
     as_json(added)
@@ -367,14 +539,21 @@ def _parser() -> argparse.ArgumentParser:
     on_host(added)
     as_json(added)
     on_guest(command("status", _command_status, "Print a guest's state as JSON."))
-    on_guest(command("console", _command_console, "Attach to a guest's serial port."))
+    added = command("console", _command_console, "Attach to a guest's console or another port.")
+    on_guest(added)
+    added.add_argument("--port", help="serial, hvc0, or the name of a virtio port")
     added = command("logs", _command_logs, "Print the end of a guest's console log.")
     on_guest(added)
     added.add_argument("-n", "--lines", type=_count, default=100, help="how many (%(default)s)")
     added.add_argument("-f", "--follow", action="store_true", help="go on as it grows")
-    added = command("stop", _command_stop, "Stop a guest.")
+    added = command("metrics", _command_metrics, "Print what was counted, of one guest or all.")
+    on_host(_metrics_options(added))
+    on_guest(_stop_options(command("stop", _command_stop, "Stop a guest by its power button.")))
+    for name, summary in _ASKED.items():
+        on_guest(command(name, _command_ask, summary))
+    added = command("balloon", _command_balloon, "Ask a guest to get along with less memory.")
     on_guest(added)
-    added.add_argument("--timeout", type=_seconds, default=30.0, help="seconds (%(default)s)")
+    added.add_argument("size", metavar="SIZE", type=_size_or_all, help="what it keeps, or all")
     added = command("serve", _command_serve, "Run a declared guest in the foreground.")
     on_guest(added)
     added.add_argument("--notify-fd", type=int, metavar="FD", help="where to tell readiness")

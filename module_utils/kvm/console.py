@@ -1,11 +1,12 @@
 # Copyright (C) 2026 virtfleet contributors
 # SPDX-License-Identifier: GPL-3.0-or-later
-"""Where a guest's serial output goes: a stream, a log that rotates, clients that are attached."""
+"""Where a guest's output goes: a stream, a log that rotates, clients that are attached."""
 
 from __future__ import annotations
 
 import os
 import threading
+import time
 from typing import TYPE_CHECKING, Callable
 
 from .errors import OutputError
@@ -29,6 +30,13 @@ class Stream:
                 data = data[os.write(self._descriptor, data) :]
         except OSError as error:
             raise OutputError(f"cannot write the guest's output: {error.strerror}") from error
+
+
+class Nowhere:
+    """Takes output that only attached clients want."""
+
+    def write(self, data: bytes) -> None:
+        """Forget it."""
 
 
 class Log:
@@ -130,14 +138,17 @@ class Client:
 class Console:
     """Hands the guest's output to its stream or log and to all attached clients."""
 
-    def __init__(self, target: Stream | Log) -> None:
+    def __init__(self, target: Stream | Log | Nowhere) -> None:
         self.target = target
+        self.began: float | None = None  # time.monotonic() of the first output
         self.on_backlog: Callable[[], None] = lambda: None  # somebody has to call `flush`
         self._clients: list[Client] = []
         self._lock = threading.Lock()
 
     def write(self, data: bytes) -> None:
-        """Take output from the guest, on a vCPU's thread."""
+        """Take output from the guest, on the thread of a vCPU or a device."""
+        if self.began is None:
+            self.began = time.monotonic()
         self.target.write(data)
         if self._clients:
             with self._lock:
@@ -163,3 +174,34 @@ class Console:
             for client in self._clients:
                 client.flush()
             return any(client.backlog for client in self._clients)
+
+
+class Channel:
+    """One way to talk with the guest, by its ``name``; lives as long as the process.
+
+    ``receive`` takes what is typed and returns how many bytes there was room for; with ``waits``
+    the rest is kept for later instead of being lost. ``on_presence`` is told whether somebody is
+    attached.
+    """
+
+    def __init__(self, name: str, console: Console, *, waits: bool = False) -> None:
+        self.name = name
+        self.console = console
+        self.waits = waits
+        self.receive: Callable[[bytes], int] = len
+        self.on_presence: Callable[[bool], None] = lambda _: None
+        self.present = 0
+
+    def attach(self, client: Client) -> None:
+        """Let ``client`` have the output from now on."""
+        self.console.attach(client)
+        self.present += 1
+        if self.present == 1:
+            self.on_presence(True)
+
+    def detach(self, client: Client) -> None:
+        """Let ``client`` go."""
+        self.console.detach(client)
+        self.present -= 1
+        if not self.present:
+            self.on_presence(False)

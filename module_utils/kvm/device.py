@@ -13,8 +13,9 @@ import fcntl
 import mmap
 import os
 import struct
+from contextlib import suppress
 from functools import partial
-from typing import TYPE_CHECKING, Any, Iterable
+from typing import TYPE_CHECKING, Any, Iterable, Sequence
 
 from . import abi
 from .errors import HostError, KvmError
@@ -175,6 +176,7 @@ class Vm(_Descriptor):
         for slot, region in enumerate(memory.regions):
             argument = abi.kvm_userspace_memory_region(
                 slot=slot,
+                flags=abi.MEM_READONLY if region.read_only else 0,
                 guest_phys_addr=region.start,
                 memory_size=region.size,
                 userspace_addr=region.address,
@@ -184,6 +186,23 @@ class Vm(_Descriptor):
     def irq_line(self, irq: int, level: int) -> None:
         """Set the state of an interrupt line of the PIC and the IOAPIC."""
         fcntl.ioctl(self.fd, abi.IRQ_LINE, struct.pack("II", irq, level))
+
+    def set_routing(self, entries: Sequence[bytes]) -> None:
+        """Set where every interrupt of the VM goes: one struct kvm_irq_routing_entry each."""
+        argument = bytearray(struct.pack("II", len(entries), 0) + b"".join(entries))
+        _ioctl(self.fd, abi.SET_GSI_ROUTING, argument, "route interrupts")
+
+    def irqfd(self, descriptor: int, gsi: int, *, assign: bool) -> None:
+        """Let the eventfd ``descriptor`` raise the interrupt ``gsi``, or no longer."""
+        flags = 0 if assign else abi.IRQFD_DEASSIGN
+        argument = abi.kvm_irqfd(fd=descriptor, gsi=gsi, flags=flags)
+        _ioctl(self.fd, abi.IRQFD, argument, f"tie an interrupt to eventfd {descriptor}")
+
+    def ioeventfd(self, descriptor: int, address: int, *, assign: bool) -> None:
+        """Let a write of any size to ``address`` signal the eventfd ``descriptor``."""
+        flags = 0 if assign else abi.IOEVENTFD_DEASSIGN
+        argument = abi.kvm_ioeventfd(addr=address, fd=descriptor, flags=flags)
+        _ioctl(self.fd, abi.IOEVENTFD, argument, f"tie eventfd {descriptor} to {address:#x}")
 
     def create_vcpu(self, index: int) -> Vcpu:
         """Return the vCPU with the APIC id ``index``."""
@@ -243,6 +262,15 @@ class Vcpu(_Descriptor):
     def kick(self) -> None:
         """Make the present or the next KVM_RUN return at once (kvm_run.immediate_exit)."""
         self.run8[1] = 1
+
+    def release(self) -> None:
+        """Let KVM_RUN enter the guest again, which learns that it stood still.
+
+        Without that a guest takes the pause for a CPU that hangs (api.rst, KVM_KVMCLOCK_CTRL).
+        """
+        self.run8[1] = 0
+        with suppress(OSError):  # a guest that does not use KVM's clock
+            fcntl.ioctl(self.fd, abi.KVMCLOCK_CTRL, 0)
 
     def regs(self) -> abi.kvm_regs:
         """Return the general registers."""

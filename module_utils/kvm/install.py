@@ -53,43 +53,50 @@ Type=notify
 ExecStart=/usr/local/bin/kvm-helper serve %i
 # A guest that ended is reported with its reason, and started again by whoever decides so.
 Restart=no
+# The helper alone is asked to end: what a guest's devices stand on lives as long as the guest.
+KillMode=mixed
 KillSignal=SIGTERM
 TimeoutStartSec=60
-TimeoutStopSec=30
+# It asks for more where the guest may take longer to turn itself off.
+TimeoutStopSec=45
 RuntimeDirectory=virtfleet/%i
 RuntimeDirectoryMode=0755
 UMask=0022
 
-# It starts as root to open /dev/kvm, the kernel and the initrd, then becomes the guest's own user:
-# that takes these capabilities, and none is left afterwards.
-CapabilityBoundingSet=CAP_SETUID CAP_SETGID CAP_CHOWN CAP_DAC_READ_SEARCH
+# It starts as root and opens what the guest's devices stand on, wherever that lies. Then it leaves
+# the host's root and namespaces, becomes the guest's own user and keeps no capability: that jail it
+# builds itself, before it looks at anything of the guest. What stands here is for the time before.
+CapabilityBoundingSet=CAP_SYS_ADMIN CAP_SYS_CHROOT CAP_SETUID CAP_SETGID CAP_SETPCAP
+# For images of any owner, taps, priorities; the second line is for the daemon of a shared folder.
+CapabilityBoundingSet=CAP_DAC_OVERRIDE CAP_DAC_READ_SEARCH CAP_CHOWN CAP_NET_ADMIN CAP_SYS_NICE
+CapabilityBoundingSet=CAP_FOWNER CAP_FSETID CAP_SETFCAP CAP_MKNOD
 NoNewPrivileges=yes
 DevicePolicy=closed
 DeviceAllow=/dev/kvm rw
-ProtectSystem=strict
-# Kernels may lie in a home or in /tmp: both can be read, neither can be written.
-ProtectHome=read-only
-ReadWritePaths=/var/lib/virtfleet/guests/%i/state
+DeviceAllow=/dev/net/tun rw
+DeviceAllow=/dev/vhost-net rw
+DeviceAllow=/dev/vhost-vsock rw
+DeviceAllow=block-* rw
+# Kernels, disks and shared folders may lie anywhere else.
+ProtectSystem=full
 PrivateMounts=yes
-PrivateNetwork=yes
 IPAddressDeny=any
-RestrictAddressFamilies=AF_UNIX
+RestrictAddressFamilies=AF_UNIX AF_INET
 ProtectProc=invisible
 ProtectClock=yes
 ProtectControlGroups=yes
 ProtectHostname=yes
 ProtectKernelLogs=yes
 ProtectKernelModules=yes
-ProtectKernelTunables=yes
 LockPersonality=yes
 MemoryDenyWriteExecute=yes
-RestrictNamespaces=yes
+RestrictNamespaces=mnt net ipc uts pid
 RestrictRealtime=yes
 RestrictSUIDSGID=yes
 KeyringMode=private
 LimitCORE=0
 SystemCallArchitectures=native
-SystemCallFilter=@system-service
+SystemCallFilter=@system-service @mount seccomp
 SystemCallFilter=~@keyring @memlock
 SystemCallErrorNumber=EPERM
 

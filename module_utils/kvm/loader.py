@@ -9,15 +9,19 @@ with the guest around it ConfigError; nothing is written before all of it is kno
 
 from __future__ import annotations
 
+import mmap
 import os
 import stat
 import struct
-from typing import NamedTuple
+from typing import TYPE_CHECKING, Callable, NamedTuple
 
 from ..units import format_size
 from .errors import ConfigError, InputFileError
 from .memory import GAP_START, PAGE, GuestMemory
 from .programs import PROGRAMS
+
+if TYPE_CHECKING:
+    from .linux import BzImage, Elf64
 
 FLAT_ADDRESS = 0x7C00
 FLAT_LIMIT = 512 << 10
@@ -26,20 +30,30 @@ IMAGE_LIMIT = 1 << 30  # bytes of a kernel or an initrd that are read at all
 
 
 class Image(NamedTuple):
-    """A file's name, for messages, and its content."""
+    """A file's name, for messages, and its content; of a file it is mapped, not copied."""
 
     name: str
-    content: bytes
+    content: bytes | mmap.mmap
+
+    def forget(self) -> None:
+        """Let the pages go that were read; they come back from the file when they are needed."""
+        if isinstance(self.content, mmap.mmap):
+            self.content.madvise(mmap.MADV_DONTNEED)
 
 
 class Entry(NamedTuple):
-    """How the boot CPU enters the guest: ``mode`` is "real" or "protected"."""
+    """How the boot CPU enters the guest: ``mode`` is "real", "protected" or "long".
+
+    In long mode the addresses below ``top`` are mapped, the first GiB in any case.
+    """
 
     mode: str
     rip: int
     rsp: int = 0
     rax: int = 0
     rbx: int = 0
+    rsi: int = 0
+    top: int = 0
 
 
 class Segment(NamedTuple):
@@ -47,7 +61,7 @@ class Segment(NamedTuple):
 
     address: int
     size: int
-    data: bytes
+    data: bytes | memoryview
 
     @property
     def end(self) -> int:
@@ -69,15 +83,24 @@ def read_image(path: str) -> Image:
         if status.st_size > IMAGE_LIMIT:
             size, limit = status.st_size, format_size(IMAGE_LIMIT)
             raise InputFileError(f"{path} has {size} bytes: expected an image of at most {limit}")
-        with os.fdopen(descriptor, "rb", closefd=False) as file:
-            return Image(path, file.read(status.st_size))
+        if not status.st_size:
+            return Image(path, b"")
+        return Image(path, mmap.mmap(descriptor, status.st_size, prot=mmap.PROT_READ))
     except OSError as error:
         raise InputFileError(f"cannot read {path}: {error.strerror}") from error
     finally:
         os.close(descriptor)
 
 
-def _fits(name: str, end: int, memory: int) -> None:
+def check_overlap(segments: list[Segment], bad: Callable[[str], InputFileError]) -> None:
+    """Sort the segments by address; raise what ``bad`` makes of it where two overlap."""
+    segments.sort(key=lambda segment: segment.address)
+    for before, after in zip(segments, segments[1:]):
+        if before.end > after.address:
+            raise bad(f"two of its segments overlap at {after.address:#x}")
+
+
+def fits(name: str, end: int, memory: int) -> None:
     """Raise ConfigError unless addresses below ``end`` are memory of a guest of that size."""
     if end > min(memory, GAP_START):
         needed = -(-end // (1 << 20))
@@ -88,6 +111,8 @@ def _fits(name: str, end: int, memory: int) -> None:
 
 class Flat:
     """A real-mode image without a header, entered at 0000:7c00 like a boot sector."""
+
+    wants_native = False  # whether it needs a KVM that runs privileged code on the CPU
 
     def __init__(self, image: Image) -> None:
         self.image = image
@@ -102,7 +127,7 @@ class Flat:
         if cmdline or initrd is not None:
             what = "a command line" if cmdline else "an initrd"
             raise ConfigError(f"{self.image.name} is a flat real-mode image: it cannot take {what}")
-        _fits(self.image.name, FLAT_ADDRESS + len(self.image.content), memory)
+        fits(self.image.name, FLAT_ADDRESS + len(self.image.content), memory)
 
     def load(self, memory: GuestMemory, cmdline: bytes, initrd: Image | None) -> Entry:
         """Load the image and return its entry."""
@@ -117,6 +142,7 @@ class Multiboot:
     The initrd becomes its first module.
     """
 
+    wants_native = False
     HEADER_MAGIC, LOADER_MAGIC = 0x1BADB002, 0x2BADB002
     _SEARCHED = 8192  # bytes from the start in which the header must lie, aligned to 4
     _KNOWN_FLAGS = 0x0007  # page-aligned modules, memory information, video mode (a wish)
@@ -170,7 +196,7 @@ class Multiboot:
             for start in (virtual, physical):
                 if physical_entry is None and start <= entry < start + size:
                     physical_entry = entry - start + physical
-        self._check_overlap(segments)
+        check_overlap(segments, self._bad)
         if physical_entry is None:
             raise self._bad(f"its entry {entry:#x} lies in none of its loadable segments")
         return segments, physical_entry
@@ -182,12 +208,6 @@ class Multiboot:
         if offset + file_size > len(self.image.content):
             raise self._bad(f"program header {index} reaches behind the end of the file")
         return Segment(physical, size, self.image.content[offset : offset + file_size])
-
-    def _check_overlap(self, segments: list[Segment]) -> None:
-        segments.sort(key=lambda segment: segment.address)
-        for before, after in zip(segments, segments[1:]):
-            if before.end > after.address:
-                raise self._bad(f"two of its segments overlap at {after.address:#x}")
 
     def _initrd_address(self) -> int:
         end = max(self.segments[-1].end, 1 << 20)
@@ -206,9 +226,9 @@ class Multiboot:
 
     def check(self, memory: int, cmdline: bytes, initrd: Image | None) -> None:
         """Raise ConfigError if a guest with ``memory`` bytes cannot take the image."""
-        _fits(self.image.name, self.segments[-1].end, memory)
+        fits(self.image.name, self.segments[-1].end, memory)
         if initrd is not None:
-            _fits(initrd.name, self._initrd_address() + len(initrd.content), memory)
+            fits(initrd.name, self._initrd_address() + len(initrd.content), memory)
         self._information_address(memory, len(self._information(0, memory, cmdline, initrd)))
 
     def _information(self, at: int, memory: int, cmdline: bytes, initrd: Image | None) -> bytes:
@@ -289,8 +309,9 @@ _MACHINES = {
 }
 
 
-def _refuse_elf(image: Image, content: bytes) -> None:
-    """Raise InputFileError for an ELF file that is not a little-endian ELF32 one for i386."""
+def _elf(image: Image) -> Multiboot | Elf64:
+    """Return the loader of an ELF file; InputFileError unless it is one for a PC."""
+    content = image.content
     if len(content) < 20:
         raise InputFileError(f"{image.name} is a truncated ELF file of {len(content)} bytes")
     wide = content[4] == 2
@@ -298,14 +319,19 @@ def _refuse_elf(image: Image, content: bytes) -> None:
     name = _MACHINES.get(machine, f"machine {machine}")
     if machine not in {3, 62}:
         raise InputFileError(f"{image.name} is an ELF image for {name}, not for a PC")
-    if wide or machine == 62:
+    if wide != (machine == 62) or content[5] != 1:
         raise InputFileError(
             f"{image.name} is an ELF{64 if wide else 32} image for {name}: expected a multiboot "
-            "ELF32 image for i386 or a flat real-mode image"
+            "ELF32 image for i386 or an ELF64 image for x86-64"
         )
+    if not wide:
+        return Multiboot(image)
+    from .linux import Elf64  # costs a bare program's start a millisecond
+
+    return Elf64(image)
 
 
-def loader_for(image: Image) -> Flat | Multiboot:
+def loader_for(image: Image) -> Flat | Multiboot | BzImage | Elf64:
     """Return the loader that the image's magic calls for.
 
     Raises InputFileError for an empty or malformed file and, by name, for a foreign format.
@@ -314,13 +340,11 @@ def loader_for(image: Image) -> Flat | Multiboot:
     if not content:
         raise InputFileError(f"{image.name} is empty")
     if content[:4] == b"\x7fELF":
-        _refuse_elf(image, content)
-        return Multiboot(image)
+        return _elf(image)
     if content[0x202:0x206] == b"HdrS":
-        raise InputFileError(
-            f"{image.name} is a Linux kernel (bzImage): expected a multiboot ELF32 image or a flat "
-            "real-mode image"
-        )
+        from .linux import BzImage
+
+        return BzImage(image)
     for offset, magic, name in _FOREIGN:
         if content[offset : offset + len(magic)] == magic:
             raise InputFileError(f"{image.name} is {name}, not a guest image")

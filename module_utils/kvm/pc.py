@@ -8,6 +8,7 @@ Ports as on the IBM PC/AT; the debug-exit port as QEMU's isa-debug-exit has it.
 from __future__ import annotations
 
 import time
+from typing import Callable
 
 from .bus import Device, GuestStop
 from .memory import GAP_START
@@ -16,6 +17,8 @@ I8042_DATA, I8042_COMMAND = 0x60, 0x64
 CMOS_INDEX = 0x70
 RESET_CONTROL = 0xCF9
 DEBUG_EXITS = (0xF4, 0x501)
+POWER_MANAGEMENT = 0x600
+SCI_IRQ = 9  # ACPI's interrupt
 
 
 class I8042Data(Device):
@@ -55,7 +58,7 @@ class I8042Command(Device):
         """Carry out a command."""
         del offset, size
         if value == 0xFE:
-            raise GuestStop(0, "reset through the keyboard controller")
+            raise GuestStop(0, "reset through the keyboard controller", reset=True)
         if value == 0x20:
             self._data.answer = self._data.configuration
         elif value == 0x60:
@@ -73,7 +76,49 @@ class ResetControl(Device):
         """Reset if asked to."""
         del offset, size
         if value & 0x04:
-            raise GuestStop(0, "reset through port 0xcf9")
+            raise GuestStop(0, "reset through port 0xcf9", reset=True)
+
+
+class PowerManagement(Device):
+    """The fixed registers of ACPI: a power button, and the way to turn itself off (ACPI 6.4, 4.8).
+
+    Status and enable words at the offsets 0 and 2, the control word at 4. ``set_irq`` takes the
+    level of the interrupt SCI.
+    """
+
+    _BUTTON = 1 << 8
+    _SCI_ENABLED, _SLEEP = 1 << 0, 1 << 13
+    _OFF = 5
+
+    def __init__(self, set_irq: Callable[[int], None]) -> None:
+        self._set_irq = set_irq
+        self._status = self._enabled = 0
+        self._control = self._SCI_ENABLED
+
+    def press(self) -> bool:
+        """Press the power button; return whether the guest listens to it."""
+        self._status |= self._BUTTON
+        self._update()
+        return bool(self._enabled & self._BUTTON)
+
+    def _update(self) -> None:
+        self._set_irq(int(bool(self._status & self._enabled)))
+
+    def read(self, offset: int, size: int) -> int:
+        """Return what stands at the offset."""
+        words = self._status | self._enabled << 16 | self._control << 32
+        return words >> 8 * offset & (1 << 8 * size) - 1
+
+    def write(self, offset: int, size: int, value: int) -> None:
+        """Clear the status bits that are written as one, enable events, or go to sleep."""
+        mask, value = ((1 << 8 * size) - 1) << 8 * offset, value << 8 * offset
+        self._status &= ~(value & mask & 0xFFFF)
+        self._enabled = (self._enabled << 16 & ~mask | value & mask) >> 16 & 0xFFFF
+        control = (self._control << 32 & ~mask | value & mask) >> 32 & 0xFFFF
+        self._control = control & ~self._SLEEP | self._SCI_ENABLED
+        self._update()
+        if control & self._SLEEP and control >> 10 & 7 == self._OFF:
+            raise GuestStop(0, "turned itself off")
 
 
 class DebugExit(Device):

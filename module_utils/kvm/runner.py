@@ -14,7 +14,7 @@ import signal
 import threading
 import time
 from contextlib import suppress
-from typing import TYPE_CHECKING, Any, Callable, NamedTuple
+from typing import TYPE_CHECKING, AbstractSet, Any, Callable, Mapping, NamedTuple
 
 from . import abi
 from .bus import GuestStop
@@ -26,16 +26,23 @@ if TYPE_CHECKING:
 
 _KICK = signal.SIGUSR1
 _JOIN_GRACE = 2.0  # seconds after which a thread stuck in a write is left to the process's end
+# Bytes of a thread's stack: where the host makes huge pages of what it can, one of the usual 8 MiB
+# takes 2 MiB for the few KiB that are used.
+_STACK = 512 << 10
 _REASONS = 64  # exit reasons that are counted
 _LONGEST_WAIT = 3600.0  # seconds; epoll takes 24 days at most
 
 
 class Outcome(NamedTuple):
-    """How a run ended: exit status, one line for people, and details such as registers."""
+    """How a run ended: exit status, one line for people, and details such as registers.
+
+    ``reset`` is True where the guest wants to begin again.
+    """
 
     status: int
     reason: str
     detail: str = ""
+    reset: bool = False
 
 
 def registers(vcpu: Vcpu) -> str:
@@ -49,16 +56,35 @@ def registers(vcpu: Vcpu) -> str:
 
 
 class Runner:
-    """Runs ``machine`` to its end, and watches other descriptors on the main thread meanwhile."""
+    """Runs ``machine`` to its end, and watches other descriptors on the main thread meanwhile.
+
+    ``again`` is asked for the next machine where the guest wants to begin again; None ends the run.
+    ``grace`` is how many seconds a signal leaves the guest to turn itself off. ``pins`` says which
+    CPUs a vCPU may run on. All that is watched stays from one machine to the next.
+    """
 
     def __init__(self, machine: Machine) -> None:
         self.machine = machine
+        self.again: Callable[[Outcome], Machine | None] = lambda _: None
+        self.grace = 0.0
+        self.pins: Mapping[int, AbstractSet[int]] = {}
+        self.on_stopping: Callable[[float], None] = lambda _: None  # a grace of so many seconds
         self.selector = selectors.DefaultSelector()
         self.exits = [0] * _REASONS
         self.started = 0.0  # time.monotonic() of the first entry
+        self.booted = 0.0  # the same of this machine's
+        self.boots = 0
+        self.paused = False
+        self.clocks: dict[int, int] = {}  # by vCPU, what time.clock_gettime tells its CPU time by
         self.stuck = False  # a vCPU's thread could not be ended, because its output blocks
         self._outcome: Outcome | None = None
-        self._lock = threading.Lock()
+        self._attention = False  # the vCPUs' threads are to look up: to end, or to stand still
+        self._lock = threading.Condition()
+        self._threads: list[threading.Thread] = []
+        self._parked = 0
+        self._paused_at = self._paused_for = 0.0
+        self._signals: list[int] = []
+        self._last_resort: tuple[float, Outcome] | None = None  # when the grace is over
         self._wake_read, self._wake_write = os.pipe2(os.O_CLOEXEC | os.O_NONBLOCK)
         self.selector.register(self._wake_read, selectors.EVENT_READ, self._drain)
         self._ticks: list[Callable[[], float | None]] = []
@@ -84,6 +110,8 @@ class Runner:
             if self._outcome is not None:
                 return
             self._outcome = outcome
+            self._attention = True
+            self._lock.notify_all()
         self.wake()
 
     def wake(self) -> None:
@@ -107,27 +135,26 @@ class Runner:
     ) -> Outcome:
         """Run to the end and return the outcome. ``timeout`` is in seconds.
 
-        SIGTERM and SIGINT end the run cleanly. Must be called on the process's main thread.
+        SIGTERM, SIGINT and SIGHUP end the run cleanly, a second one at once. Must be called on the
+        process's main thread.
         """
-        threads = [
-            threading.Thread(target=self._vcpu_thread, args=(vcpu,), daemon=True)
-            for vcpu in self.machine.vcpus
-        ]
+        threading.stack_size(_STACK)
         handlers = {_KICK: signal.signal(_KICK, lambda *_: None)}
         for number in (signal.SIGTERM, signal.SIGINT, signal.SIGHUP):
             handlers[number] = signal.signal(number, self._on_signal)
         self.started = time.monotonic()
+        deadline = None if timeout is None else self.started + timeout
         try:
-            for thread in threads:
-                thread.start()
+            self._boot()
             if on_start:
                 on_start()
-            self._main_loop(None if timeout is None else self.started + timeout)
+            self._main_loop(deadline)
+            while self._boots_again():
+                self._main_loop(deadline)
         finally:
             # Whatever happened here: nothing may be taken from under a thread that still runs.
             self.finish(Outcome(EXIT_INTERNAL, "the run was given up"))
-            self._join(threads)
-            self.stuck = any(thread.is_alive() for thread in threads)
+            self._join()
             for number, handler in handlers.items():
                 signal.signal(number, handler)
             self.selector.close()
@@ -136,67 +163,252 @@ class Runner:
             self._wake_write = -1  # a thread that is stuck may still come by
         return self._outcome or Outcome(EXIT_INTERNAL, "the run ended without an outcome")
 
+    def _boot(self) -> None:
+        """Let the machine run."""
+        self.boots += 1
+        self.booted = time.monotonic()
+        self._threads = [
+            threading.Thread(target=self._vcpu_thread, args=(vcpu,), daemon=True)
+            for vcpu in self.machine.vcpus
+        ]
+        for worker in self.machine.workers:
+            worker.start(self._failed)
+        for thread in self._threads:
+            thread.start()
+
+    def _boots_again(self) -> bool:
+        """After the end of a machine: let another take its place, if that is what is wanted."""
+        outcome = self._outcome
+        if outcome is None or not outcome.reset or self._last_resort or self._signals:
+            return False
+        self._join()
+        if self.stuck:
+            return False
+        with self._lock:
+            self._outcome = None
+            self._stop_pause()
+        self._turn(0.0)  # a guest that does nothing but reset must not shut out everything else
+        if self._ended_meanwhile():
+            return False
+        machine = self.again(outcome)
+        if machine is None:
+            self.finish(outcome)
+            return False
+        self.machine = machine
+        with self._lock:
+            self._attention = self._outcome is not None
+        self._boot()
+        return True
+
+    def _ended_meanwhile(self) -> bool:
+        return self._outcome is not None
+
+    # Stopping and standing still. All of this is for the main thread.
+
     def _on_signal(self, number: int, _: object) -> None:
-        self.finish(Outcome(EXIT_OK, f"stopped by {signal.Signals(number).name}"))
+        # It may come between any two instructions of the main thread: the next turn heeds it.
+        self._signals.append(number)
+        self.wake()
+
+    def press(self) -> bool:
+        """Press the power button; return whether the guest listens to it.
+
+        A guest that is paused goes on, as it could not see it otherwise.
+        """
+        self.resume()
+        with self.machine.bus.lock:
+            return self.machine.power.press()
+
+    def shut_down(self, reason: str) -> None:
+        """Press the power button and wait, no longer than the grace; or end the run at once.
+
+        At once is where there is no grace, where the guest does not listen, or when it has been
+        asked before.
+        """
+        outcome = Outcome(EXIT_OK, reason)
+        if self.grace <= 0 or self._last_resort or not self.press():
+            self.finish(outcome)
+            return
+        words = f"{reason}, as it did not turn itself off within {self.grace:g} s"
+        self._last_resort = (time.monotonic() + self.grace, Outcome(EXIT_OK, words))
+        self.on_stopping(self.grace)
+
+    def pause(self) -> bool:
+        """Bring every vCPU out of the guest and keep it there; return whether that went well.
+
+        What the guest has asked its devices for goes on: stopping that would leave requests of the
+        host's half done, and without vCPUs nothing new comes.
+        """
+        with self._lock:
+            if self.paused or self._outcome is not None:
+                return self.paused
+            self.paused = self._attention = True
+            self._paused_at = time.monotonic()
+        if not self._kick(self._all_stand, self._wait_for_news):
+            self.resume()
+        return self.paused
+
+    def _all_stand(self) -> bool:
+        with self._lock:
+            return self._parked >= sum(thread.is_alive() for thread in self._threads)
+
+    def resume(self) -> None:
+        """Let the vCPUs go on, if they are paused."""
+        with self._lock:
+            self._stop_pause()
+            self._attention = self._outcome is not None
+            self._lock.notify_all()
+
+    def _stop_pause(self) -> None:
+        if self.paused:
+            self.paused = False
+            self._paused_for += time.monotonic() - self._paused_at
+
+    def guest_time(self) -> float:
+        """Return seconds that only go on while the guest does; of use are differences."""
+        with self._lock:
+            now = self._paused_at if self.paused else time.monotonic()
+            return now - self._paused_for
 
     def _main_loop(self, deadline: float | None) -> None:
         while self._outcome is None:
+            while self._signals:
+                self.shut_down(f"stopped by {signal.Signals(self._signals.pop(0)).name}")
             waits = [wait for tick in self._ticks for wait in (tick(),) if wait is not None]
-            if deadline is not None:
-                left = deadline - time.monotonic()
+            ends = [] if deadline is None else [(deadline, Outcome(EXIT_TIMEOUT, "timed out"))]
+            if self._last_resort:
+                ends.append(self._last_resort)
+            for moment, outcome in ends:
+                left = moment - time.monotonic()
                 if left <= 0:
-                    self.finish(Outcome(EXIT_TIMEOUT, "timed out"))
+                    self.finish(outcome)
                     return
                 waits.append(min(left, _LONGEST_WAIT))
-            for key, _ in self.selector.select(min(waits) if waits else None):
-                key.data()
+            self._turn(min(waits) if waits else None)
 
-    def _join(self, threads: list[threading.Thread]) -> None:
-        """Bring every vCPU out of the guest and its thread to an end."""
+    def _turn(self, timeout: float | None) -> None:
+        for key, _ in self.selector.select(timeout):
+            key.data()
+
+    def _kick(self, done: Callable[[], bool], wait: Callable[[], None]) -> bool:
+        """Bring the vCPUs' threads out of the guest until ``done``; return False if one is stuck.
+
+        ``wait`` lets a few milliseconds pass.
+        """
+        if done():
+            return True
         for vcpu in self.machine.vcpus:
             vcpu.kick()
         give_up = time.monotonic() + _JOIN_GRACE
-        for thread in threads:
-            while thread.is_alive() and time.monotonic() < give_up:
-                # Again and again: the signal may come between two entries of the loop.
-                with suppress(ProcessLookupError):  # it ends in this very moment
-                    signal.pthread_kill(thread.ident or 0, _KICK)
-                thread.join(0.005)
+        while time.monotonic() < give_up:
+            # Again and again: the signal may come between two entries of the loop.
+            for thread in self._threads:
+                if thread.is_alive():
+                    with suppress(ProcessLookupError):  # it ends in this very moment
+                        signal.pthread_kill(thread.ident or 0, _KICK)
+            wait()
+            if done():
+                return True
+        return False
+
+    def _wait_for_news(self) -> None:
+        with self._lock:
+            self._lock.wait(0.002)
+
+    def _join(self) -> None:
+        """Bring every vCPU out of the guest and its thread to an end."""
+
+        def ended() -> bool:
+            return not any(thread.is_alive() for thread in self._threads)
+
+        def wait() -> None:
+            for thread in self._threads:
+                if thread.is_alive():
+                    thread.join(0.005)
+                    return
+
+        self.stuck = not self._kick(ended, wait)
 
     def _vcpu_thread(self, vcpu: Vcpu) -> None:
         try:
+            self.clocks[vcpu.index] = time.pthread_getcpuclockid(threading.get_ident())
+            if vcpu.index in self.pins:
+                os.sched_setaffinity(0, self.pins[vcpu.index])
             self.finish(self._vcpu_loop(vcpu))
         except GuestStop as stop:
-            self.finish(Outcome(stop.status, stop.reason))
-        except KvmError as error:
-            self.finish(Outcome(error.status, str(error)))
+            self.finish(Outcome(stop.status, stop.reason, reset=stop.reset))
         except Exception as error:  # noqa: BLE001 - reported, and the guest must end
-            import traceback  # costs milliseconds at every start
+            self._failed(error)
 
-            text = traceback.format_exc()
-            self.finish(Outcome(EXIT_INTERNAL, f"internal error of the helper: {error}", text))
+    def _failed(self, error: BaseException) -> None:
+        """End the run because of an error on one of its threads."""
+        if isinstance(error, KvmError):
+            self.finish(Outcome(error.status, str(error)))
+            return
+        import traceback  # costs milliseconds at every start
+
+        text = "".join(traceback.format_exception(type(error), error, error.__traceback__))
+        self.finish(Outcome(EXIT_INTERNAL, f"internal error of the helper: {error}", text))
 
     def _vcpu_loop(self, vcpu: Vcpu) -> Outcome:
         # After every exit the caches are cold: the loop calls little and keeps its names local.
         enter, run32, exits = vcpu.enter, vcpu.run32, self.exits
         port_io, mmio = self.machine.bus.port_io, self.machine.bus.mmio
         io_exit = abi.EXIT_IO
-        while self._outcome is None:
+        while True:
+            while not self._attention:
+                try:
+                    enter()
+                except OSError as error:
+                    vcpu.check_interrupted(error)
+                    exits[abi.EXIT_INTR] += 1
+                    continue
+                reason = run32[2]
+                exits[reason] += 1
+                if reason == io_exit:
+                    port_io(vcpu)
+                elif reason == abi.EXIT_MMIO:
+                    mmio(vcpu)
+                elif reason != abi.EXIT_INTR:
+                    return self._ended(vcpu, reason)
+            if self._outcome is not None:
+                return self._outcome
+            ended = self._stand(vcpu)
+            if ended is not None:
+                return ended
+
+    def _stand(self, vcpu: Vcpu) -> Outcome | None:
+        """Keep a vCPU out of the guest while the run is paused; return how it ended, if it did.
+
+        The instruction that brought it out is finished first, as the kernel does at the next entry
+        before it looks at ``immediate_exit`` (api.rst, 5), so that the registers are whole.
+        """
+        vcpu.kick()
+        while True:
             try:
-                enter()
+                vcpu.enter()
             except OSError as error:
                 vcpu.check_interrupted(error)
-                exits[abi.EXIT_INTR] += 1
-                continue
-            reason = run32[2]
-            exits[reason] += 1
-            if reason == io_exit:
-                port_io(vcpu)
+                break
+            reason = vcpu.run32[2]
+            self.exits[reason] += 1
+            if reason == abi.EXIT_IO:
+                self.machine.bus.port_io(vcpu)
             elif reason == abi.EXIT_MMIO:
-                mmio(vcpu)
-            elif reason != abi.EXIT_INTR:
+                self.machine.bus.mmio(vcpu)
+            elif reason == abi.EXIT_INTR:
+                break
+            else:
                 return self._ended(vcpu, reason)
-        return self._outcome
+        with self._lock:
+            self._parked += 1
+            self._lock.notify_all()
+            while self.paused and self._outcome is None:
+                self._lock.wait()
+            self._parked -= 1
+            if self._outcome is None:
+                vcpu.release()
+        return None
 
     @staticmethod
     def _ended(vcpu: Vcpu, reason: int) -> Outcome:

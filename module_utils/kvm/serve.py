@@ -3,35 +3,47 @@
 """Runs a guest that is declared on this host: ``kvm-helper serve NAME``.
 
 As root it reads the definition, records who runs the guest, makes the control socket and opens
-/dev/kvm and the images. Then it becomes the guest's own unprivileged user, and only after that is
-anything of the guest looked at.
+/dev/kvm, the images and what the devices stand on. Then it shuts itself into the guest's jail
+(jail.py), and only after that is anything of the guest looked at. A guest that is reset gets a new
+machine in the same process, over what was opened once.
 """
 
 from __future__ import annotations
 
 import fcntl
-import json
 import os
 import socket
 import time
-from contextlib import ExitStack, suppress
-from typing import Any, Callable
+from contextlib import ExitStack
+from functools import partial
+from typing import TYPE_CHECKING, Any, NamedTuple, Sequence
 
-from . import privileges, process, records
+from . import attach, process, records
 from .builder import Machine, MachineConfig
-from .console import Console, Log
+from .console import Channel, Console, Log, Nowhere
 from .cpu import host_brand
+from .definition import Life, life, read_definition
 from .device import DEVICE, Kvm
-from .errors import EXIT_INTERNAL, EXIT_OK, ConfigError, HostError, InputFileError, KvmError
-from .layout import FIRST_UID, UID_MASK, GuestPaths, Layout, read_untrusted
+from .errors import EXIT_INTERNAL, EXIT_TIMEOUT, ConfigError, HostError, KvmError
+from .jail import Jail, open_folder
+from .layout import GuestPaths, Layout
 from .loader import open_kernel, read_image
+from .memory import check_pages
+from .metrics import Footprint, Milestones
+from .notify import Readiness
+from .operations import RESET, Operations
 from .runner import Outcome, Runner
 from .server import ControlServer
 
-_DEFINITION_LIMIT = 256 * 1024  # bytes
-_MINIMUM_LOG = 4096  # bytes
-_LEAST_VALUES = (("memory", 1), ("vcpus", 1), ("log_max_size", _MINIMUM_LOG), ("log_keep", 0))
-_LAST_UID = FIRST_UID | UID_MASK
+if TYPE_CHECKING:
+    from .attach import Attachment
+    from .definition import Tuning
+    from .ports import Ports
+    from .watchdog import Watchdog
+
+_SERIAL = "serial"  # the name under which the serial port is attached to
+_BY_WATCHDOG = Outcome(EXIT_TIMEOUT, "the watchdog ran out")
+_RESET_BY_WATCHDOG = _BY_WATCHDOG._replace(reset=True)
 
 
 def running_version() -> str | None:
@@ -41,78 +53,9 @@ def running_version() -> str | None:
     return name if os.path.basename(folder) == "helper" else None
 
 
-def _integer(message: dict[str, Any], key: str, least: int) -> int:
-    value = message[key]
-    if type(value) is not int or value < least:
-        raise ValueError(f"{key} must be a whole number of at least {least}")
-    return value
-
-
-def _check(definition: dict[str, Any], name: str) -> None:
-    """Raise ValueError, or KeyError for what is missing, unless the guest can be built."""
-    if definition["name"] != name:
-        raise ValueError(f"it is of the guest {definition['name']!r}")
-    machine = definition["machine"]
-    for key, least in _LEAST_VALUES:
-        _integer(machine, key, least)
-    if not FIRST_UID <= _integer(machine, "uid", 0) <= _LAST_UID:
-        raise ValueError(f"uid {machine['uid']} is not a guest's")
-    for key in ("kernel", "cmdline", "initrd"):
-        may_be_null = key == "initrd" and machine[key] is None
-        if not may_be_null and not isinstance(machine[key], str):
-            raise TypeError(f"{key} must be text")
-
-
-def read_definition(paths: GuestPaths) -> dict[str, Any]:
-    """Return the guest's definition; InputFileError if there is none, ConfigError if it is bad."""
-    try:
-        definition = json.loads(read_untrusted(paths.definition, _DEFINITION_LIMIT).decode())
-        _check(definition, paths.name)
-    except OSError as error:
-        raise InputFileError(
-            f"there is no guest {paths.name}: {error.strerror or error}"
-        ) from error
-    except KeyError as error:
-        raise ConfigError(f"{paths.definition} lacks {error}") from error
-    except (ValueError, TypeError, RecursionError) as error:
-        raise ConfigError(f"{paths.definition} is not a guest's definition: {error}") from error
-    return definition  # type: ignore[no-any-return]
-
-
-class Readiness:
-    """Tells whoever started this process that the guest runs, or why it does not."""
-
-    def __init__(self, descriptor: int | None) -> None:
-        self._descriptor = descriptor
-
-    def ready(self) -> None:
-        """Say that the first vCPU has been entered."""
-        self._tell(b"ready\n")
-        address = os.environ.get("NOTIFY_SOCKET", "")
-        if address:
-            # sd_notify(3): a datagram; an address that begins with @ is an abstract one.
-            # Where nobody receives it, the guest runs all the same.
-            with suppress(OSError), socket.socket(socket.AF_UNIX, socket.SOCK_DGRAM) as notifier:
-                notifier.sendto(b"READY=1", address.replace("@", "\0", 1))
-
-    def failed(self, reason: str) -> None:
-        """Say why the guest does not run."""
-        self._tell(b"error: " + reason.replace("\n", " ").encode() + b"\n")
-
-    def _tell(self, line: bytes) -> None:
-        if self._descriptor is None:
-            return
-        try:
-            os.write(self._descriptor, line)
-            os.close(self._descriptor)
-        except OSError:
-            pass  # whoever started us is gone; the guest runs all the same
-        self._descriptor = None
-
-
 def _lock(paths: GuestPaths) -> int:
     """Hold the guest's folder for as long as this process lives; ConfigError if another does."""
-    descriptor = os.open(paths.folder, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
+    descriptor = open_folder(paths.folder)
     try:
         fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
     except OSError as error:
@@ -142,53 +85,64 @@ def _listen(paths: GuestPaths) -> socket.socket:
     return listener
 
 
-def _handlers(
-    runner: Runner, log: Log, definition: dict[str, Any]
-) -> dict[str, Callable[[dict[str, Any]], dict[str, Any]]]:
-    machine = runner.machine
+class _Opened(NamedTuple):
+    """What only root may open."""
 
-    def status(_: dict[str, Any]) -> dict[str, Any]:
-        return {
-            "name": definition["name"],
-            "state": "running",
-            "pid": os.getpid(),
-            "uptime": time.monotonic() - runner.started,
-            "vcpus": machine.config.vcpus,
-            "memory": machine.config.memory,
-            "exits": runner.counts(),
-            "log": {"size": log.size, "dropped": log.dropped, "error": log.error},
-            "helper": running_version(),
-            "definition": definition.get("digest"),
-        }
-
-    def stop(_: dict[str, Any]) -> dict[str, Any]:
-        runner.finish(Outcome(EXIT_OK, "stopped on request"))
-        return {}
-
-    def change(message: dict[str, Any]) -> dict[str, Any]:
-        max_size = _integer(message, "log_max_size", _MINIMUM_LOG)
-        log.max_size, log.keep = max_size, _integer(message, "log_keep", 0)
-        return {}
-
-    return {"status": status, "stop": stop, "set": change}
+    listener: socket.socket
+    kvm: Kvm
+    config: MachineConfig
+    attachments: Sequence[Attachment]
+    footprint: Footprint
 
 
 def _open_as_root(
     paths: GuestPaths, stack: ExitStack, machine: dict[str, Any], device: str
-) -> tuple[socket.socket, Kvm, MachineConfig]:
+) -> _Opened:
     """Open what only root may open."""
     listener = stack.enter_context(_listen(paths))
     kvm = stack.enter_context(Kvm(device))
     initrd = machine["initrd"]
+    kernel = open_kernel(machine["kernel"])
+    attachments = attach.open_all(machine)
+    stack.callback(attach.close_all, attachments)
     config = MachineConfig(
-        kernel=open_kernel(machine["kernel"]),
+        kernel=kernel,
         memory=machine["memory"],
         vcpus=machine["vcpus"],
         cmdline=machine["cmdline"],
         initrd=read_image(initrd) if initrd else None,
         brand=host_brand(),
     )
-    return listener, kvm, config
+    config = attach.equip(config, machine, attachments)
+    check_pages(config.memory, config.backing)
+    footprint = Footprint()
+    stack.callback(footprint.close)
+    return _Opened(listener, kvm, config, attachments, footprint)
+
+
+def _tune(tuning: Tuning, vcpus: int) -> dict[int, frozenset[int]]:
+    """Set where this process runs and how nice it is; return where its vCPUs run.
+
+    ConfigError where the host has not the CPUs.
+    """
+    here = os.sched_getaffinity(0)
+    pins = dict(tuning.vcpu_pins)
+    for cpus in (*pins.values(), tuning.emulator_pin or ()):
+        missing = sorted(set(cpus) - here)
+        if missing:
+            raise ConfigError(
+                f"cpu_tuning asks for the CPUs {', '.join(map(str, missing))}, this process may use"
+                f" {', '.join(map(str, sorted(here)))}"
+            )
+    if tuning.emulator_pin:
+        pins = {index: pins.get(index, frozenset(here)) for index in range(vcpus)}
+        os.sched_setaffinity(0, tuning.emulator_pin)
+    if tuning.nice:
+        try:
+            os.setpriority(os.PRIO_PROCESS, 0, tuning.nice)
+        except OSError as error:
+            raise HostError(f"cannot set nice {tuning.nice}: {error.strerror}") from error
+    return pins
 
 
 def serve(name: str, root: str = "/", notify: int | None = None, device: str = DEVICE) -> Outcome:
@@ -197,59 +151,145 @@ def serve(name: str, root: str = "/", notify: int | None = None, device: str = D
     Raises KvmError, after telling whoever waits at ``notify``, if it cannot be started.
     """
     paths = Layout(root).guest(name)
-    readiness = Readiness(notify)
+    version = running_version()
     started = time.time()
-    dropped = False
+    confined: dict[str, Any] | None = None
     with ExitStack() as stack:
+        readiness = Readiness(notify)
+        stack.callback(readiness.close)
         try:
             definition = read_definition(paths)
             machine = definition["machine"]
             stack.callback(os.close, _lock(paths))
-            _record_process(paths, definition)
+            milestones = Milestones(_record_process(paths, definition, version))
+            jail = Jail(machine["uid"], paths.state, paths.run)
+            devices = 0
             try:
                 opened = _open_as_root(paths, stack, machine, device)
+                devices = len(opened.attachments)
+                lived = life(machine)
+                pins = _tune(lived.tuning, machine["vcpus"])
+                milestones.reach("opened")
             finally:
-                privileges.drop(machine["uid"])
-                dropped = True
-            return _run(paths, definition, opened, readiness, started)
+                confined = jail.enter(machine["vcpus"], devices)
+            milestones.reach("confined")
+            about = {
+                "name": definition["name"],
+                "helper": version,
+                "definition": definition.get("digest"),
+                "jail": confined,
+            }
+            guest = _Guest(paths, machine, opened, lived, milestones)
+            outcome = guest.run(about, pins, readiness)
         except Exception as error:
-            if dropped:  # before that, the guest's folder is not ours to write in
+            if confined is not None:  # before that, the guest's folder is not ours to write in
                 status = error.status if isinstance(error, KvmError) else EXIT_INTERNAL
-                outcome = Outcome(status, str(error))
-                records.write_exit(paths, outcome, started, running_version())
+                records.write_exit(paths, Outcome(status, str(error)), started, version)
             readiness.failed(str(error))
             raise
+        records.write_exit(paths, outcome, started, version)
+        return outcome
 
 
-def _record_process(paths: GuestPaths, definition: dict[str, Any]) -> None:
+def _record_process(paths: GuestPaths, definition: dict[str, Any], version: str | None) -> int:
+    """Record who runs the guest; return when this process was started, in ticks since boot."""
     who = process.identity(os.getpid())
     assert who is not None  # noqa: S101 - this process exists
-    record = {**who.to_dict(), "helper": running_version(), "definition": definition.get("digest")}
+    record = {**who.to_dict(), "helper": version, "definition": definition.get("digest")}
     try:
         os.makedirs(paths.run, mode=0o755, exist_ok=True)
         records.write_atomically(paths.pid, record)
     except OSError as error:
         raise HostError(f"cannot write {paths.pid}: {error.strerror}") from error
+    return who.start
 
 
-def _run(
-    paths: GuestPaths,
-    definition: dict[str, Any],
-    opened: tuple[socket.socket, Kvm, MachineConfig],
-    readiness: Readiness,
-    started: float,
-) -> Outcome:
-    listener, kvm, config = opened
-    machine = definition["machine"]
-    log = Log(paths.log, machine["log_max_size"], machine["log_keep"])
-    console = Console(log)
-    try:
-        with Machine(kvm, config, console.write) as built:
-            runner = Runner(built)
-            handlers = _handlers(runner, log, definition)
-            ControlServer(listener, runner, console, built.serial, handlers)
-            outcome = runner.run(on_start=readiness.ready)
-    finally:
-        log.close()
-    records.write_exit(paths, outcome, started, running_version())
-    return outcome
+class _Guest:
+    """The guest in its jail: its machines, one after the other, and what outlives them."""
+
+    def __init__(
+        self,
+        paths: GuestPaths,
+        machine: dict[str, Any],
+        opened: _Opened,
+        lived: Life,
+        milestones: Milestones,
+    ) -> None:
+        self._opened = opened
+        self._life = lived
+        self._milestones = milestones
+        self._watchdog: Watchdog | None = None
+        self._runner: Runner | None = None
+        self._operations: Operations | None = None
+        self._config = opened.config
+        if lived.watch_from_start is not None:
+            from .watchdog import Watchdog
+
+            self._watchdog = Watchdog(lived.watch_from_start, self._fire)
+            self._config = self._config._replace(functions=[self._watchdog.make])
+        self._log = Log(paths.log, machine["log_max_size"], machine["log_keep"])
+        self._console = Console(self._log)
+        self._ports: Ports | None = None
+        for attachment in opened.attachments:
+            self._ports = attachment.ports or self._ports
+        self._serial = Channel(_SERIAL, self._console)
+        self._channels = [self._serial]
+        if self._ports:
+            self._channels += self._ports.channels
+            if self._ports.leads:
+                # The log and whoever attaches without naming a port get the virtio console.
+                first = self._ports.channels[0]
+                self._serial.console, first.console = Console(Nowhere()), self._console
+                self._channels[:2] = [first, self._serial]
+
+    def _build(self) -> Machine:
+        return Machine(self._opened.kvm, self._config, self._serial.console.write)
+
+    def run(
+        self, about: dict[str, Any], pins: dict[int, frozenset[int]], readiness: Readiness
+    ) -> Outcome:
+        """Run the guest to its end."""
+        try:
+            runner = self._runner = Runner(self._build())
+            self._milestones.reach("built")
+            runner.grace, runner.pins = self._life.stop_timeout, pins
+            runner.again, runner.on_stopping = self._again, readiness.stopping
+            operations = self._operations = Operations(runner, self._log, about)
+            operations.watchdog, operations.ports = self._watchdog, self._ports
+            operations.footprint = self._opened.footprint
+            operations.milestones = partial(self._milestones.tell, runner, self._console)
+            self._serial.receive = self._type
+            ControlServer(self._opened.listener, runner, self._channels, operations.all())
+            if self._watchdog:
+                self._watchdog.watch(runner)
+            try:
+                return runner.run(on_start=readiness.ready)
+            finally:
+                if not runner.stuck:  # nothing may be taken from under a thread that still runs
+                    runner.machine.close()
+        finally:
+            self._log.close()
+
+    def _type(self, data: bytes) -> int:
+        """Give input to the serial port of the present machine."""
+        return self._runner.machine.serial.receive(data) if self._runner else 0
+
+    def _fire(self) -> None:
+        """End the machine, whose guest has not been heard of in time."""
+        if self._runner:
+            resets = self._life.watchdog_resets
+            self._runner.finish(_RESET_BY_WATCHDOG if resets else _BY_WATCHDOG)
+
+    def _again(self, outcome: Outcome) -> Machine | None:
+        """Return the machine that follows one that was reset, None where none shall.
+
+        Who asked for the reset at the host gets it, whatever the guest's own resets mean.
+        """
+        if not self._life.restarts and outcome not in {RESET, _RESET_BY_WATCHDOG}:
+            return None
+        assert self._runner is not None  # noqa: S101 - it is the one that asks
+        assert self._operations is not None  # noqa: S101 - and what it runs for
+        self._operations.past.add(self._runner.machine)
+        self._runner.machine.close()
+        self._console.began = None
+        return self._build()

@@ -5,55 +5,67 @@
 from __future__ import annotations
 
 import json
-from typing import TYPE_CHECKING, Any, Callable, Dict
+from typing import TYPE_CHECKING, Any, Callable, Dict, Sequence
 
-from .console import Client, Console
+from .console import Channel, Client
 from .control import LINE_LIMIT
 
 if TYPE_CHECKING:
     import socket
 
     from .runner import Runner
-    from .serial import Serial
 
 # Request → answer without "ok"; a ValueError refuses.
 Handler = Callable[[Dict[str, Any]], Dict[str, Any]]
 _MAX_CONNECTIONS = 16
+_RETRY = 0.05  # seconds after which a guest is asked again to take what it had no room for
 
 
 class _Connection:
     def __init__(self, peer: socket.socket) -> None:
         self.socket = peer
         self.buffer = b""
-        self.client: Client | None = None  # set once it is attached to the console
+        self.client: Client | None = None  # set once it is attached
+        self.channel: Channel | None = None  # what it is attached to
+        self.waiting = b""  # what the guest has not taken yet; until then no more is read
 
 
 class ControlServer:
-    """Answers on ``listener`` on the runner's main thread."""
+    """Answers on ``listener`` on the runner's main thread.
+
+    Clients may attach to the ``channels``, to the first of them where they name none.
+    """
 
     def __init__(
         self,
         listener: socket.socket,
         runner: Runner,
-        console: Console,
-        serial: Serial,
+        channels: Sequence[Channel],
         handlers: dict[str, Handler],
     ) -> None:
         self._listener = listener
         self._runner = runner
-        self._console = console
-        self._serial = serial
+        self._channels = channels
         self._handlers = handlers
         self._connections: set[_Connection] = set()
-        console.on_backlog = runner.wake
+        for channel in channels:
+            channel.console.on_backlog = runner.wake
         runner.watch(listener, self._accept)
         runner.each_turn(self._flush)
 
     def _flush(self) -> float | None:
-        waiting = self._console.flush()
-        for connection in [c for c in self._connections if c.client and c.client.lost]:
-            self._close(connection)
-        return 0.05 if waiting else None
+        behind = False
+        for channel in self._channels:
+            behind |= channel.console.flush()
+        for connection in list(self._connections):
+            if connection.client and connection.client.lost:
+                self._close(connection)
+            elif connection.waiting:
+                self._give(connection, connection.waiting)
+                if not connection.waiting:
+                    self._watch(connection)
+        waits = any(connection.waiting for connection in self._connections)
+        return _RETRY if waits else 0.05 if behind else None
 
     def _accept(self) -> None:
         try:
@@ -66,12 +78,16 @@ class ControlServer:
         peer.setblocking(False)
         connection = _Connection(peer)
         self._connections.add(connection)
-        self._runner.watch(peer, lambda: self._receive(connection))
+        self._watch(connection)
+
+    def _watch(self, connection: _Connection) -> None:
+        self._runner.watch(connection.socket, lambda: self._receive(connection))
 
     def _close(self, connection: _Connection) -> None:
-        if connection.client:
-            self._console.detach(connection.client)
-        self._runner.unwatch(connection.socket)
+        if connection.client and connection.channel:
+            connection.channel.detach(connection.client)
+        if not connection.waiting:
+            self._runner.unwatch(connection.socket)
         connection.socket.close()
         self._connections.discard(connection)
 
@@ -85,31 +101,44 @@ class ControlServer:
         if not data:
             self._close(connection)
             return
-        if connection.client:
-            self._serial.receive(data)
+        if connection.channel:
+            self._take(connection, data)
             return
         connection.buffer += data
-        while b"\n" in connection.buffer and not connection.client:
+        while b"\n" in connection.buffer and not connection.channel:
             line, _, connection.buffer = connection.buffer.partition(b"\n")
             if not self._answer(connection, line):
                 return
-        if connection.client and connection.buffer:
-            self._serial.receive(connection.buffer)
+        if connection.channel and connection.buffer:
+            self._take(connection, connection.buffer)
         elif len(connection.buffer) > LINE_LIMIT:
             self._close(connection)
+
+    def _take(self, connection: _Connection, data: bytes) -> None:
+        """Give the guest what came over an attached connection."""
+        self._give(connection, data)
+        if connection.waiting:
+            self._runner.unwatch(connection.socket)
+
+    @staticmethod
+    def _give(connection: _Connection, data: bytes) -> None:
+        channel = connection.channel
+        if channel:
+            taken = channel.receive(data)
+            connection.waiting = data[taken:] if channel.waits else b""
 
     def _answer(self, connection: _Connection, line: bytes) -> bool:
         """Answer one request; return whether the connection is still there."""
         answer = self._carry_out(line)
-        attach = answer.pop("attach", False)
+        channel = answer.pop("attach", None)
         try:
             connection.socket.sendall(json.dumps(answer).encode() + b"\n")
         except OSError:
             self._close(connection)
             return False
-        if attach:
-            connection.client = Client(connection.socket)
-            self._console.attach(connection.client)
+        if channel:
+            connection.client, connection.channel = Client(connection.socket), channel
+            channel.attach(connection.client)
         return True
 
     def _carry_out(self, line: bytes) -> dict[str, Any]:
@@ -117,9 +146,19 @@ class ControlServer:
             message = json.loads(line.decode())
             operation = message["op"]
             if operation == "console":
-                return {"ok": True, "attach": True}
+                return {"ok": True, "attach": self._channel(message.get("port"))}
             return {"ok": True, **self._handlers[operation](message)}
         except KeyError as error:
             return {"ok": False, "error": f"unknown operation or missing value {error}"}
         except (ValueError, TypeError, RecursionError) as error:
             return {"ok": False, "error": f"not understood: {error}"}
+
+    def _channel(self, name: object) -> Channel:
+        """Return the channel of that name; ValueError where there is none."""
+        if name is None:
+            return self._channels[0]
+        for channel in self._channels:
+            if channel.name == name:
+                return channel
+        names = ", ".join(channel.name for channel in self._channels)
+        raise ValueError(f"the guest has no port {name!r}, it has {names}")

@@ -6,6 +6,7 @@ from __future__ import annotations
 
 import os
 import select
+import signal
 import termios
 import tty
 from contextlib import contextmanager, suppress
@@ -76,28 +77,61 @@ class Feeder:
         return _FEED_INTERVAL if self._open else None
 
 
-def converse(connection: socket.socket) -> str:
+@contextmanager
+def _resizes(wanted: bool) -> Iterator[int]:
+    """Yield a descriptor that can be read whenever the terminal has got another size, or -1."""
+    if not wanted:
+        yield -1
+        return
+    reader, writer = os.pipe2(os.O_CLOEXEC | os.O_NONBLOCK)
+
+    def tell(*_: object) -> None:
+        with suppress(BlockingIOError):  # it can be read already
+            os.write(writer, b"\0")
+
+    before = signal.signal(signal.SIGWINCH, tell)
+    tell()  # the size that it has now is news as well
+    try:
+        yield reader
+    finally:
+        signal.signal(signal.SIGWINCH, before)
+        os.close(reader)
+        os.close(writer)
+
+
+def _show(connection: socket.socket) -> bool:
+    """Write what came to standard output; return whether the guest is still there."""
+    try:
+        data = connection.recv(_PIECE)
+    except ConnectionResetError:  # it ended before it had read all that was typed
+        return False
+    there = bool(data)
+    while data:
+        data = data[os.write(STDOUT, data) :]
+    return there
+
+
+def converse(connection: socket.socket, on_resize: Callable[[int, int], None] | None = None) -> str:
     """Join standard input and output to an attached console; return who ended it.
 
     "guest" when the guest closed it, "user" after Ctrl-], or when the input has ended and the guest
-    has been silent for a moment since.
+    has been silent for a moment since. ``on_resize`` is told the columns and rows of the terminal,
+    at first and when they change.
     """
     connection.setblocking(True)
-    sources = [STDIN, connection.fileno()]
-    with raw_terminal(STDIN) as is_terminal:
+    wanted = on_resize is not None and os.isatty(STDIN)
+    with raw_terminal(STDIN) as is_terminal, _resizes(wanted) as resized:
+        sources = [STDIN, connection.fileno()] + [resized] * wanted
         while True:
             ready, _, _ = select.select(sources, [], [], None if STDIN in sources else _SILENCE)
             if not ready:
                 return "user"
-            if connection.fileno() in ready:
-                try:
-                    data = connection.recv(_PIECE)
-                except ConnectionResetError:  # it ended before it had read all that was typed
-                    data = b""
-                if not data:
-                    return "guest"
-                while data:
-                    data = data[os.write(STDOUT, data) :]
+            if resized in ready and on_resize:
+                os.read(resized, _PIECE)
+                with suppress(OSError):  # a terminal that hung up
+                    on_resize(*os.get_terminal_size(STDIN))
+            if connection.fileno() in ready and not _show(connection):
+                return "guest"
             if STDIN in ready:
                 data = os.read(STDIN, _PIECE)
                 if is_terminal and (not data or ESCAPE in data):

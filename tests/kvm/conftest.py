@@ -21,6 +21,7 @@ from typing import Any
 import pytest
 from ansible.module_utils.kvm import archive, probe
 from ansible.module_utils.kvm.programs import PROGRAMS
+from declared import Host
 
 HERE = Path(__file__).parent
 LONG = 20.0  # seconds that nothing here takes, even on a busy machine
@@ -188,3 +189,12 @@ def eventually() -> Callable[[Callable[[], Any]], Any]:
             time.sleep(0.005)
 
     return wait
+
+
+@pytest.fixture
+def host(helper) -> Iterator[Host]:
+    root = tempfile.mkdtemp(prefix="virtfleet-serve-")
+    Path(root).chmod(0o755)
+    yield Host(root, helper)
+    helper.close()  # before what it writes to goes away
+    shutil.rmtree(root)

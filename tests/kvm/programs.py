@@ -235,6 +235,34 @@ ee                                out dx, al
 b0 06                             mov al, 6
 ee                                out dx, al
 """,
+    # Enables the power button, says "r", polls it and turns itself off.
+    "button": """
+                                  .code16
+ba 02 06                          mov dx, 0x602
+b8 00 01                          mov ax, 0x100
+ef                                out dx, ax
+ba f8 03                          mov dx, 0x3f8
+b0 72                             mov al, 'r'
+ee                                out dx, al
+ba 00 06                          mov dx, 0x600
+ed                                1: in ax, dx
+a9 00 01                          test ax, 0x100
+74 fa                             jz 1b
+ba 04 06                          mov dx, 0x604
+b8 00 34                          mov ax, 0x3400
+ef                                out dx, ax
+""",
+    # Enables the power button, says "r", and does not heed it.
+    "deaf": """
+                                  .code16
+ba 02 06                          mov dx, 0x602
+b8 00 01                          mov ax, 0x100
+ef                                out dx, ax
+ba f8 03                          mov dx, 0x3f8
+b0 72                             mov al, 'r'
+ee                                out dx, al
+eb fe                             jmp .
+""",
     # 32-bit code: divides by zero without a handler.
     "triple_fault": """
                                   .code32

@@ -255,7 +255,7 @@ def test_life_cycle(host):
     assert verbs(host.ansible("kvm_guests", wish)) == ["stop web01"]
     assert host.processes("web01") == []
     assert not os.path.exists(paths.run)
-    assert state(host, "web01") == ("stopped", "stopped on request")
+    assert state(host, "web01") == ("stopped", "stopped by SIGTERM")
     assert host.ansible("kvm_guests", wish)["changed"] is False
 
     remove(host, wish)

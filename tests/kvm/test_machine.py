@@ -13,16 +13,19 @@ import threading
 import time
 from contextlib import suppress
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import pytest
-from ansible.module_utils.kvm import abi, cpu, selftest
+from ansible.module_utils.kvm import abi, cpu, probe, selftest
 from ansible.module_utils.kvm.builder import Machine, MachineConfig
 from ansible.module_utils.kvm.bus import Device
 from ansible.module_utils.kvm.device import Kvm
-from ansible.module_utils.kvm.errors import KvmError
+from ansible.module_utils.kvm.errors import HostError, KvmError
 from ansible.module_utils.kvm.loader import Image
 from ansible.module_utils.kvm.runner import Outcome, Runner
+
+if TYPE_CHECKING:
+    from types import SimpleNamespace
 
 pytestmark = pytest.mark.kvm
 
@@ -320,3 +323,11 @@ def test_many_machines_at_once(program):
         for machine in machines:
             machine.close()
     assert statuses == [43] * 20
+
+
+def test_a_host_that_cannot_run_linux_says_so_before_it_hangs(images: SimpleNamespace) -> None:
+    with Kvm() as kvm:
+        if probe.ring0(kvm) != "emulated":
+            pytest.skip("this KVM runs a guest's kernel; the lab's hosts boot one")
+    with pytest.raises(HostError, match="no Linux kernel boots here"):
+        Booted(images.bzimage(), memory=128 * MIB).run()

@@ -4,15 +4,12 @@
 
 from __future__ import annotations
 
-import hashlib
 import json
 import os
 import shutil
 import signal
 import socket
-import stat
 import subprocess
-import tempfile
 import threading
 import time
 from collections.abc import Callable, Iterator
@@ -21,137 +18,15 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from ansible.module_utils.kvm import control, layout, process
-from ansible.module_utils.kvm.layout import GuestPaths, Layout
+from ansible.module_utils.kvm import control, process
+from declared import MIB, UID, Guest
 
 pytestmark = [
     pytest.mark.kvm,
     pytest.mark.skipif(os.geteuid() != 0, reason="guests have users of their own: needs root"),
 ]
 
-UID = layout.FIRST_UID | 0x1234
-MIB = 1 << 20
 MOUNT, UMOUNT = (str(shutil.which(tool)) for tool in ("mount", "umount"))
-MACHINE: dict[str, Any] = {
-    "kernel": "greeter",
-    "initrd": None,
-    "cmdline": "console=ttyS0",
-    "memory": 4 * MIB,
-    "vcpus": 1,
-    "uid": UID,
-    "log_max_size": 64 * 1024,
-    "log_keep": 1,
-}
-
-
-class Guest:
-    """A declared guest, and the processes that serve it."""
-
-    def __init__(self, host: Host, name: str, **machine: Any) -> None:
-        self.host = host
-        self.name = name
-        self.paths: GuestPaths = host.layout.guest(name)
-        os.makedirs(self.paths.state)
-        os.chown(self.paths.state, UID, UID)
-        os.chmod(self.paths.state, 0o700)
-        self.define(**machine)
-
-    def define(self, **machine: Any) -> None:
-        definition = {
-            "schema": 1,
-            "name": self.name,
-            "digest": "d1",
-            "spec": {},
-            "machine": {**MACHINE, **machine},
-        }
-        Path(self.paths.definition).write_text(json.dumps(definition))
-
-    def start(self, *arguments: str, **settings: Any) -> Served:
-        return Served(self, *arguments, **settings)
-
-    def ask(self, **message: Any) -> dict[str, Any]:
-        return control.request(self.paths.control, message)
-
-    def log(self) -> bytes:
-        try:
-            return Path(self.paths.log).read_bytes()
-        except FileNotFoundError:
-            return b""
-
-    def last_exit(self) -> dict[str, Any]:
-        found: dict[str, Any] = json.loads(Path(self.paths.last_exit).read_text())
-        return found
-
-    def connect(self) -> socket.socket:
-        return control.connect(self.paths.control, 10.0)
-
-
-class Served:
-    """One process that serves a guest, and the line that it said about its start."""
-
-    def __init__(self, guest: Guest, *arguments: str, **settings: Any) -> None:
-        reader, writer = os.pipe()
-        self.process = guest.host.helper.start(
-            "serve",
-            guest.name,
-            "--root",
-            guest.host.root,
-            "--notify-fd",
-            str(writer),
-            *arguments,
-            pass_fds=(writer,),
-            stdin=subprocess.DEVNULL,
-            **settings,
-        )
-        os.close(writer)
-        with os.fdopen(reader, encoding="utf-8") as file:
-            self.line = file.read()
-        self.pid = self.process.pid
-
-    def end(self) -> tuple[int, str]:
-        """Wait for the end and return the exit status and the complaint."""
-        _, complaint = self.process.communicate(timeout=20)
-        return self.process.returncode, complaint.decode()
-
-
-class Host:
-    """A root with guests, and the helper that runs them."""
-
-    def __init__(self, root: str, helper: Any) -> None:
-        self.root = root
-        self.helper = helper
-        self.layout = Layout(root)
-        self.guests: list[Guest] = []
-
-    def guest(self, name: str = "web", **machine: Any) -> Guest:
-        self.guests.append(Guest(self, name, **machine))
-        return self.guests[-1]
-
-    def command(self, *arguments: str, stdin: bytes = b"") -> Any:
-        return self.helper.run(*arguments, "--root", self.root, stdin=stdin)
-
-    def tree(self) -> dict[str, tuple[Any, ...]]:
-        """Return all that lies below the root but what belongs to the guests' users."""
-        found: dict[str, tuple[Any, ...]] = {}
-        for folder, folders, files in os.walk(self.root):
-            for name in [*folders, *files]:
-                path = os.path.join(folder, name)
-                status = os.lstat(path)
-                content = ""
-                if stat.S_ISREG(status.st_mode) and status.st_uid == 0:
-                    content = hashlib.sha256(Path(path).read_bytes()).hexdigest()
-                owner = (status.st_uid, status.st_gid)
-                found[os.path.relpath(path, self.root)] = (oct(status.st_mode), owner, content)
-        return found
-
-
-@pytest.fixture
-def host(helper) -> Iterator[Host]:
-    root = tempfile.mkdtemp(prefix="virtfleet-serve-")
-    Path(root).chmod(0o755)
-    yield Host(root, helper)
-    helper.close()  # before what it writes to goes away
-    shutil.rmtree(root)
 
 
 # Starting, and what keeps a guest from it.
@@ -170,6 +45,8 @@ def test_ready_and_what_is_recorded(host, eventually):
     assert 0 <= status.pop("uptime") < 20
     assert all(count > 0 for count in status.pop("exits").values())
     assert status.pop("log").keys() == {"size", "dropped", "error"}
+    assert status.pop("devices") == {}
+    assert status.pop("jail").keys() == {"namespaces", "root", "seccomp", "refused"}
     assert status == {
         "ok": True,
         "name": "web",
@@ -177,6 +54,7 @@ def test_ready_and_what_is_recorded(host, eventually):
         "pid": served.pid,
         "vcpus": 1,
         "memory": 4 * MIB,
+        "boots": 1,
         "helper": None,
         "definition": "d1",
     }
@@ -227,7 +105,7 @@ BAD_STARTS: dict[str, tuple[Callable[[Guest], None], list[str], str, int, bool]]
     "a kernel that is none": (
         lambda guest: guest.define(kernel="/bin/sh"),
         [],
-        "/bin/sh is an ELF64 image for x86-64",
+        "/bin/sh is no usable ELF64 image: expected an executable",
         66,
         True,
     ),

