@@ -423,14 +423,11 @@ class _Maker:
         groups = self._in_groups((*path, "groups"), values.get("groups"))
         if host is _NONE:
             return None
-        if spec.get("engine", DEFAULT_ENGINE) == DEFAULT_ENGINE and spec.get("state") != ABSENT:
+        if spec.get("state") != ABSENT:
             self._disks(name, host, path, values, spec)
             self._nics(host, path, values, spec)
-        else:
-            for key in ("image", "disk", "pool", "network"):
-                if key in values and spec.get("state") != ABSENT:
-                    expected = f"nothing for a guest of the engine {spec['engine']}"
-                    self.say((*path, key), expected, shown(values[key]))
+            if spec.get("engine", DEFAULT_ENGINE) != DEFAULT_ENGINE:
+                self._bridged(path, spec)
         address, direct = self._address(spec)
         variables = values.get("vars") or {}
         made = frozenset({"disks", "nics"} & (set(spec) - set(values)))
@@ -560,6 +557,27 @@ class _Maker:
             if self._known((*path, "network"), "networks", "a network", nic.get("network"), host):
                 nics.append(nic)
         spec["nics"] = nics
+
+    def _bridged(self, path: Path, spec: dict[str, Any]) -> None:
+        """Put NICs on the bridges of their networks, for an engine that knows bridges alone."""
+        nics = spec.get("nics")
+        if not isinstance(nics, list):
+            return
+        networks = self.data.get("networks") or {}
+        found = []
+        for nic in nics:
+            name = nic.get("network") if isinstance(nic, Mapping) else None
+            if name is None:
+                found.append(nic)
+                continue
+            bridge = (networks.get(name) or {}).get("bridge")
+            if not isinstance(bridge, str):
+                expected = f"a network that states its bridge, for the engine {spec['engine']}"
+                self.say((*path, "network"), expected, shown(name))
+                continue
+            rest = {key: value for key, value in nic.items() if key != "network"}
+            found.append({"bridge": bridge, **rest})
+        spec["nics"] = found
 
     def _address(self, spec: Mapping[str, Any]) -> tuple[str | None, bool]:
         """Return an address that a guest is stated to have, and whether it is reached directly."""

@@ -28,7 +28,11 @@ ACTIVE = (RUNNING, PAUSED)
 NAME = "name"  # the path of the change by which a guest gets another name
 
 # The keys that a running guest of the helper keeps until it is started anew.
-BOOT_KEYS = ("memory", "vcpus", "kernel", "initrd", "cmdline")
+BOOT_KEYS = (
+    *("memory", "vcpus", "kernel", "initrd", "cmdline"),
+    *("disks", "nics", "pmem", "shares", "console", "vsock", "watchdog", "rng", "balloon"),
+    *("memory_backing", "cpu_tuning", "on_reboot", "seed"),
+)
 
 
 @dataclass(frozen=True, eq=False, repr=False)

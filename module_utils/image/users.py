@@ -4,10 +4,13 @@
 
 from __future__ import annotations
 
+import json
 import os
+from contextlib import suppress
 from itertools import chain
 from typing import Any, Iterator, Mapping, Sequence
 
+from ..kvm.layout import Layout
 from ..virt.connection import ConnectError, Connection
 from ..virt.document import tree
 from .store import below
@@ -38,6 +41,16 @@ def _of_pools(connection: Connection) -> Iterator[tuple[str, str]]:
                 yield f"volume/{pool.name()}/{volume.name()}", volume.path()
 
 
+def _of_helper(layout: Layout) -> Iterator[tuple[str, str]]:
+    """Yield each file that a guest of the helper has as a disk, with the guest."""
+    for name in layout.names():
+        with suppress(OSError, ValueError, TypeError, KeyError):
+            with open(layout.guest(name).definition, "rb") as file:
+                machine = json.loads(file.read().decode())["machine"]
+            for disk in machine.get("disks") or ():
+                yield f"guest/{name}", str(disk["file"])
+
+
 def standing_on(files: Sequence[str], holders: Iterator[tuple[str, str]]) -> dict[str, list[str]]:
     """Return what stands on each of the files, or has it itself."""
     wanted = {os.path.realpath(file): file for file in files}
@@ -59,7 +72,8 @@ def users_by(uri: str) -> Any:
         except ConnectError:
             return None
         try:
-            return standing_on(files, chain(_of_domains(connection), _of_pools(connection)))
+            holders = (_of_domains(connection), _of_pools(connection), _of_helper(Layout()))
+            return standing_on(files, chain(*holders))
         except connection.libvirt.libvirtError:
             return None
         finally:

@@ -10,12 +10,14 @@ from __future__ import annotations
 
 import json
 from hashlib import sha256
-from typing import Any, Collection, Mapping
+from typing import Any, Collection, Mapping, Sequence
 
 from ...kvm.layout import FIRST_UID, UID_MASK
-from ...units import UnitError, format_size, parse_size
+from ...units import UnitError, parse_duration, parse_size
 from ..engine import BOOT_KEYS
 from ..spec import digest
+from . import devices, seeding
+from .dialect import DEFAULTS
 
 SCHEMA = 1
 LIMIT = 256 * 1024  # bytes of a definition
@@ -41,16 +43,28 @@ def derive_uuid(fleet: str, name: str) -> str:
 
 
 def make(
-    spec: Mapping[str, Any], machine: Mapping[str, Any], fleet: str, identity: str, uid: int
+    spec: Mapping[str, Any],
+    machine: Mapping[str, Any],
+    fleet: str,
+    identity: str,
+    uid: int,
+    files: Mapping[str, Sequence[str]] | None = None,
 ) -> dict[str, Any]:
-    """Return the definition of a spec; ``machine`` is it by `BOOT_KEYS` with the kernel's file."""
+    """Return the definition of a spec; ``machine`` is it by `BOOT_KEYS` with the kernel's file.
+
+    ``files`` are the images that were made for the guest, each with the files that it stands on. A
+    helper that a guest has taken over could write others into an image, but not here.
+    """
+    # Everybody may read a definition: the documents of a seed are kept elsewhere.
+    spec = {key: value for key, value in spec.items() if key != seeding.KEY}
     return {
         "schema": SCHEMA,
         "name": spec["name"],
         "fleet": fleet,
         "uuid": identity,
         "digest": digest(spec),
-        "spec": dict(spec),
+        "spec": spec,
+        "files": {file: list(below) for file, below in sorted((files or {}).items())},
         "machine": {
             "kernel": machine["kernel"],
             "initrd": machine["initrd"] or None,
@@ -60,17 +74,19 @@ def make(
             "uid": uid,
             "log_max_size": parse_size(spec["log"]["max_size"]),
             "log_keep": spec["log"]["keep"],
+            "on_reboot": spec.get("on_reboot", DEFAULTS["on_reboot"]),
+            "stop_timeout": parse_duration(spec.get("stop_timeout", DEFAULTS["stop_timeout"])),
+            **devices.for_helper(spec, spec.get("seed"), files or {}),
         },
     }
 
 
 def boot_keys(definition: Mapping[str, Any]) -> dict[str, Any]:
-    """Return the machine of a definition in a spec's words, by `BOOT_KEYS`."""
-    machine = definition["machine"]
-    found = {key: machine[key] for key in BOOT_KEYS}
-    found["memory"] = format_size(machine["memory"])
-    found["initrd"] = machine["initrd"] or ""
-    return found
+    """Return what a definition boots, by `BOOT_KEYS`: as its spec, the kernel as the file."""
+    spec = definition["spec"]
+    # What no earlier version of a definition could say is as its default.
+    found = {key: spec.get(key, DEFAULTS.get(key)) for key in BOOT_KEYS}
+    return {**found, "kernel": definition["machine"]["kernel"]}
 
 
 def encode(definition: Mapping[str, Any]) -> bytes:
@@ -105,6 +121,8 @@ def decode(content: bytes, name: str) -> dict[str, Any]:
         raise DefinitionError("it holds no spec or no machine")
     wrong = [key for key, types in _MACHINE.items() if type(machine.get(key)) not in types]
     wrong += [key for key in ("fleet", "uuid", "digest") if not isinstance(data.get(key), str)]
+    if not isinstance(data.get("files", {}), dict):
+        wrong.append("files")
     if not wrong:
         try:
             wrong = [] if data["digest"] == digest(spec) else ["digest"]

@@ -15,8 +15,6 @@ import time
 from contextlib import suppress
 from typing import TYPE_CHECKING, Callable, Mapping, Sequence
 
-from ...kvm.control import connect
-from ...kvm.errors import ControlError
 from ...kvm.process import Identity, alive, signal
 from .observe import read_exit, read_process, running_process
 from .spawn import Starting, launch, wait
@@ -27,7 +25,6 @@ if TYPE_CHECKING:
 
 START_TIMEOUT = 60.0  # seconds until a guest must have reported
 ANSWER_TIMEOUT = 5.0  # seconds until a control socket must have answered
-_CONNECT_TIMEOUT = 1.0
 _KILL_TIMEOUT = 10.0
 _PID_FILE_TIMEOUT = 1.0
 _INTERVAL = 0.02
@@ -155,15 +152,15 @@ class Detached:
     def stop(self, names: Sequence[str], timeout: float, *, force: bool) -> Failures:
         """Stop the guests and return those that did not stop in time.
 
-        Each is asked over its control socket, by SIGTERM where that does not answer, and with
-        ``force`` killed in the end.
+        Each is asked by SIGTERM, and with ``force`` killed in the end.
         """
         running: dict[str, Identity] = {}
         for name in names:
             process = running_process(self.layout.guest(name))
             if process is not None:
                 running[name] = process.who
-                self._ask(name, process.who)
+                # Its helper presses the power button first, where the guest listens to that.
+                signal(process.who, signals.SIGTERM)
         left = wait_for_end(running, timeout)
         if force and left:
             killed = {name: running[name] for name in left}
@@ -179,14 +176,6 @@ class Detached:
                 self._clean(name)
         why = f"it did not stop within {timeout:g} seconds; force: true kills it"
         return dict.fromkeys(left, why)
-
-    def _ask(self, name: str, who: Identity) -> None:
-        """Ask a guest to stop without waiting for its answer: its end is the answer."""
-        try:
-            with connect(self.layout.guest(name).control, _CONNECT_TIMEOUT) as client:
-                client.sendall(b'{"op": "stop"}\n')
-        except (ControlError, OSError):
-            signal(who, signals.SIGTERM)
 
     def _clean(self, name: str) -> None:
         """Remove the traces of a process that is gone; a pid file of a new one stays."""

@@ -4,22 +4,26 @@
 
 from __future__ import annotations
 
+import re
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, Callable, Mapping, Sequence
 
 from ...converge.action import LIVE, NEXT_BOOT, Change, Edit
 from ...converge.compare import compare
 from ...converge.errors import Problem, nearest
-from ...units import UnitError, format_size, parse_size
-from ..engine import BOOT_KEYS, Differences
+from ...units import UnitError, format_duration, format_size, parse_duration, parse_size
+from ..engine import ACTIVE, BOOT_KEYS, Differences
 from ..spec import ABSENT, CALLED, KEPT, PRESENT, RESTARTED, RUNNING, STOPPED, Reader, quotable
+from . import devices, seeding
 
 if TYPE_CHECKING:
+    from ...seed.store import Seeds
     from ..engine import Host, Observed
 
 ENGINE = "ioctl"
+OWN_KERNEL = "host"  # the kernel that the host runs itself, by a bare word
 LOG_DEFAULTS = {"max_size": "1MiB", "keep": 3}
-DEFAULTS: dict[str, Any] = {
+FEW: dict[str, Any] = {  # that every spec has
     "memory": "128MiB",
     "vcpus": 1,
     "initrd": "",
@@ -28,8 +32,18 @@ DEFAULTS: dict[str, Any] = {
     "log": LOG_DEFAULTS,
     "protected": KEPT["protected"],
 }
-KEYS = (*CALLED, "engine", "state", "kernel", *DEFAULTS)
-ORDER = ("name", "engine", "kernel", *DEFAULTS)  # of a whole spec, as it is stored and shown
+DEFAULTS: dict[str, Any] = {
+    **FEW,
+    "on_reboot": "restart",
+    "stop_timeout": "30s",
+    **dict.fromkeys(devices.FLAGS, False),
+    **dict.fromkeys(devices.KINDS),
+}
+ASKED = ("wait_for", "wait_timeout", "remove_disks")
+WAITS = ("running", "address", "ssh")
+KEYS = (*CALLED, "engine", "state", "kernel", *DEFAULTS, seeding.KEY, *ASKED)
+# Of a whole spec, as it is stored and shown; of a seed it has the file alone.
+ORDER = ("name", "engine", "kernel", *DEFAULTS, seeding.FILE)
 
 PAGE = 4096
 MIN_MEMORY = 1 << 20
@@ -55,13 +69,14 @@ def complete(stated: Mapping[str, Any], base: Mapping[str, Any] | None = None) -
     spec.update(stated)
     below = LOG_DEFAULTS if base is None else base.get("log", LOG_DEFAULTS)
     spec["log"] = {**below, **stated.get("log", {})}
-    return {key: spec[key] for key in ORDER if key in spec}
+    # Most guests have few of the devices: what one does not have is not in its spec.
+    return {k: spec[k] for k in ORDER if k in spec and (k in FEW or spec[k] != DEFAULTS.get(k))}
 
 
 def machine(spec: Mapping[str, Any], host: Host) -> dict[str, Any]:
     """Return what a spec boots on this host: `BOOT_KEYS`, the kernel as the file that is meant."""
-    found = {key: spec.get(key) for key in BOOT_KEYS}
-    if found["kernel"] == "host":
+    found = {key: spec.get(key, DEFAULTS.get(key)) for key in BOOT_KEYS}
+    if found["kernel"] == OWN_KERNEL:
         found["kernel"] = host.kernel
     return found
 
@@ -152,6 +167,34 @@ class _Reader(Reader):
         """Return the kernel's command line; empty for none."""
         return self.text(path, value, MAX_CMDLINE)
 
+    def on_reboot(self, path: str, value: object) -> str:
+        """Return what follows when the guest resets itself."""
+        if value not in ("restart", "stop"):
+            self.refuse(path, "restart or stop", value)
+        return str(value)
+
+    def duration(self, path: str, value: object) -> float:
+        """Return seconds."""
+        try:
+            return float(parse_duration(value))
+        except UnitError:
+            self.refuse(path, "a duration such as 30s", value)
+            return 0.0
+
+    def stop_timeout(self, path: str, value: object) -> str:
+        """Return how long the guest may take to turn itself off, in canonical text."""
+        return format_duration(self.duration(path, value))
+
+    def wait_for(self, path: str, value: object) -> str:
+        """Return what is waited for."""
+        if value not in WAITS:
+            self.refuse(path, ", ".join(WAITS), value)
+        return str(value)
+
+    def wait_timeout(self, path: str, value: object) -> float:
+        """Return the seconds that are waited at most."""
+        return self.duration(path, value)
+
     def log(self, path: str, value: object) -> dict[str, Any]:
         """Return the stated limits of the console's log."""
         if not isinstance(value, Mapping):
@@ -173,9 +216,13 @@ class IoctlDialect:
     states = (PRESENT, RUNNING, STOPPED, RESTARTED, ABSENT)
     keys = KEYS
 
-    def __init__(self, limits: Limits, host: Host) -> None:
+    def __init__(
+        self, limits: Limits, host: Host, seeds: Seeds | None = None, fleet: str = "local"
+    ) -> None:
         self.limits = limits
         self.host = host
+        self.seeds = seeds
+        self.fleet = fleet
         self.autostarts = host.supervised
 
     def read(
@@ -193,37 +240,104 @@ class IoctlDialect:
         reader = _Reader(limits, problems)
         reader.known(path, entry, KEYS)
         stated: dict[str, Any] = {}
-        for key in ("kernel", *DEFAULTS):
-            if key in entry:
-                read: Callable[[str, object], Any] = getattr(reader, key)
-                stated[key] = read(f"{path}.{key}", entry[key])
+        before = len(problems)
+        rest, first_boot = seeding.read(entry, path, problems)
+        for key in ("kernel", *DEFAULTS, *ASKED):
+            if key not in rest:
+                continue
+            where = f"{path}.{key}"
+            if key in devices.KINDS:
+                stated[key] = devices.read(reader, key, where, rest[key])
+            else:
+                read: Callable[[str, object], Any] = getattr(reader, key, reader.flag)
+                stated[key] = read(where, rest[key])
+        stated.update(first_boot)
+        if len(problems) == before:
+            devices.contradictions(stated, path, problems)
         if new and "kernel" not in entry:
             expected = "the kernel of a guest that is not there yet"
             problems.append(Problem(f"{path}.kernel", expected, "nothing"))
         return stated
 
     def complete(self, stated: Mapping[str, Any], seen: Observed | None) -> dict[str, Any]:
-        """Return the whole spec that the guest shall have."""
-        return complete(stated, None if seen is None else seen.spec)
+        """Return the whole spec that the guest shall have, with the documents of a new seed."""
+        there = {} if seen is None else seen.spec or {}
+        whole = complete(self._settled(stated, there), None if seen is None else there)
+        seed = seeding.seeding(self.seeds, stated, seen, self.fleet, whole)
+        whole.pop(seeding.FILE, None)
+        if seed is not None and seed.file is not None:
+            whole[seeding.FILE] = seed.file
+            whole[seeding.KEY] = seed.documents
+        return whole
+
+    def _settled(self, stated: Mapping[str, Any], there: Mapping[str, Any]) -> dict[str, Any]:
+        return devices.settled(stated, there, str(stated["name"]), self.fleet)
 
     def masked(self, spec: Mapping[str, Any]) -> dict[str, Any]:
-        """Return a spec as it may be shown; nothing in it is a secret."""
-        return dict(spec)
+        """Return a spec as it may be shown: what a seed holds may be a secret."""
+        return seeding.masked(spec)
 
     def differences(self, stated: Mapping[str, Any], seen: Observed) -> Differences:
         """Return what differs from the guest that is there.
 
         A spec that says ``kernel: host`` follows the host's kernel to another file.
         """
-        plain = {key: value for key, value in stated.items() if key not in CALLED}
-        changes = compare(plain, seen.spec)
-        boots = machine(complete(stated, seen.spec), self.host)
+        there = seen.spec or {}
+        plain = self._settled(stated, there)
+        seed = seeding.seeding(self.seeds, stated, seen, self.fleet, complete(plain, there))
+        skipped = (*ASKED, *CALLED, seeding.KEY)
+        plain = {key: value for key, value in plain.items() if key not in skipped}
+        # What no earlier version of a definition could say is as its default.
+        changes = compare(plain, {**DEFAULTS, **there})
+        boots = machine({**complete(plain, there), seeding.FILE: seed and seed.file}, self.host)
         before = (seen.machine or {}).get("kernel", boots["kernel"])
         if before != boots["kernel"] and "kernel" not in {change.path for change in changes}:
             changes.append(Change("kernel", before, boots["kernel"]))
         edits = [
-            Edit(c.path, c.before, c.after, NEXT_BOOT if c.path in BOOT_KEYS else LIVE)
-            for c in changes
+            Edit(part.path, part.before, part.after, moment(part.path))
+            for change in changes
+            for part in _parts(change)
         ]
+        edits += seed.edits if seed is not None else ()
         restart = [] if seen.booted is None else compare(boots, seen.booted)
-        return Differences(tuple(edits), tuple(restart))
+        return Differences(tuple(edits), tuple(restart), self._refused(plain, there, seen))
+
+    @staticmethod
+    def _refused(
+        stated: Mapping[str, Any], there: Mapping[str, Any], seen: Observed
+    ) -> tuple[tuple[str, str], ...]:
+        """Return what cannot be made of the disks that are there, each with its remedy."""
+        refused = [
+            (
+                f"disks[{target}]: its image of {before} would shrink to {after}",
+                "state at least that: an image is never made smaller",
+            )
+            for target, before, after in devices.shrunk(stated, there)
+        ]
+        if seen.state in ACTIVE:
+            refused += [
+                (
+                    f"disks[{target}]: it runs, and its image can only grow while it does not",
+                    "ask for state: stopped first",
+                )
+                for target in devices.grown(stated, there)
+            ]
+        return tuple(refused)
+
+
+def moment(path: str) -> str:
+    """Return when a change at this path takes effect."""
+    boots = re.split(r"[.\[]", path, maxsplit=1)[0] in BOOT_KEYS
+    return NEXT_BOOT if boots else LIVE
+
+
+def _parts(change: Change) -> list[Change]:
+    """Return a change of a list of devices as those of its entries, where each has its place."""
+    before, after = change.before, change.after
+    if not isinstance(before, list) or not isinstance(after, list) or len(before) != len(after):
+        return [change]
+    return [
+        Change(f"{change.path}[{number}].{part.path}", part.before, part.after)
+        for number, (one, two) in enumerate(zip(before, after))
+        for part in compare(two, one)
+    ]

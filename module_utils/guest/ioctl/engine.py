@@ -17,21 +17,25 @@ from typing import (
     Any,
     Callable,
     Collection,
+    Iterator,
     Mapping,
     Protocol,
     Sequence,
 )
 
+from ...converge.action import NEXT_BOOT
 from ...converge.errors import Problem, system_says
 from ...kvm.control import request
 from ...kvm.errors import ControlError, KvmError
 from ...kvm.process import Identity
-from ..engine import BOOT_KEYS, FAILED, STOPPED, Failure, Host, Observed, former_name
-from . import definition, store
+from ...seed.store import SeedError, Seeds
+from ...units import parse_size
+from ..engine import FAILED, STOPPED, Failure, Host, Observed, former_name
+from . import definition, images, seeding, store, waiting
 from .detached import ANSWER_TIMEOUT, Failures
-from .dialect import ENGINE, IoctlDialect, Limits, machine
+from .dialect import ENGINE, OWN_KERNEL, IoctlDialect, Limits, machine, moment
 from .observe import observe, read_console, read_definition, renamed_from, running_process
-from .preflight import check_device, check_helper, check_kernels
+from .preflight import check_device, check_devices, check_helper, check_kernels
 
 if TYPE_CHECKING:
     from ...converge.action import Action
@@ -40,7 +44,6 @@ if TYPE_CHECKING:
 
 Specs = Mapping[str, Mapping[str, Any]]
 _BOOTING = ("create", "start", "restart")
-OWN_KERNEL = "host"  # the kernel that the host runs itself, by a bare word
 
 
 class Supervisor(Protocol):
@@ -118,6 +121,7 @@ class IoctlEngine:
         self.force = force
         self.device = device
         self._host = self.host("")
+        self.seeds = Seeds(os.path.join(layout.state, "seeds-ioctl"))
 
     def host(self, name: str) -> Host:
         """Return the facts of this host, under its inventory name."""
@@ -139,7 +143,7 @@ class IoctlEngine:
 
     def dialect(self) -> IoctlDialect:
         """Return how guests are declared on this host."""
-        return IoctlDialect(self.limits(), self._host)
+        return IoctlDialect(self.limits(), self._host, self.seeds, self.fleet)
 
     def capabilities(self) -> dict[str, Any]:
         """Return what the helper can do here, as plain values."""
@@ -160,7 +164,7 @@ class IoctlEngine:
     def observe(self, names: Collection[str] | None = None) -> dict[str, Observed]:
         """Return every guest of this host by name."""
         del names  # a small file each
-        found = observe(self.layout, self.supervisor.autostarted())
+        found = observe(self.layout, self.supervisor.autostarted(), self.seeds)
         silent = [name for name, seen in found.items() if _left_no_word(seen)]
         for name, reason in self.supervisor.ends(silent).items():
             record = {"status": None, "reason": reason}
@@ -184,9 +188,13 @@ class IoctlEngine:
         return seen.booted, seen.booted is not None and seen.booted != seen.machine
 
     def addresses(self, name: str) -> list[str]:
-        """Return nothing: a guest of the helper has no network."""
-        del name
-        return []
+        """Return where a guest may be reached: as its seed says, and as the host has heard."""
+        return waiting.addresses(self._spec(name))
+
+    def _spec(self, name: str) -> dict[str, Any]:
+        """Return a guest's spec with the documents of its seed; empty where there is none."""
+        seen = observe(self.layout, (), self.seeds, [name]).get(name)
+        return (None if seen is None else seen.spec) or {}
 
     # What could not work.
 
@@ -203,13 +211,16 @@ class IoctlEngine:
             found = f"user id {os.geteuid()}"
             problems.append(Problem("become", "root, who owns the guests", found, "become: true"))
         boots = {name: machine(specs[name], self._host) for name in changed}
+        made = {name: specs[name] for name in changed}
+        problems += check_devices(made, check_mode=check_mode)
         return problems + check_kernels(boots)
 
     # What an interrupted run left.
 
     def unfinished(self) -> bool:
-        """Return whether an interrupted run left hidden folders, or a guest between two names."""
-        return bool(store.leftovers(self.layout) or store.laid_ready(self.layout))
+        """Return whether an interrupted run left something, or a guest between two names."""
+        left = store.leftovers(self.layout) or store.laid_ready(self.layout)
+        return bool(left) or any(self._loose_seeds())
 
     def sweep(self) -> None:
         """Remove what an interrupted run left; what cannot be done stands in nobody's way."""
@@ -217,6 +228,22 @@ class IoctlEngine:
         for name in store.laid_ready(self.layout):
             with suppress(OSError):
                 self._complete(self.layout.guest(name))
+        for name, used in self._loose_seeds():
+            self.seeds.tidy(name, used)
+
+    def _loose_seeds(self) -> Iterator[tuple[str, list[str]]]:
+        """Yield the guests that have seeds of which not all are used, and those that are."""
+        for name in self.seeds.guests():
+            used = []
+            with suppress(OSError, ValueError):
+                paths = self.layout.guest(name)
+                kept = [read_definition(paths)]
+                with suppress(FileNotFoundError), open(store.booted_path(paths), "rb") as file:
+                    kept.append(json.loads(file.read().decode())["definition"])
+                used = [one["spec"].get(seeding.FILE) for one in kept]
+            used = [file for file in used if file]
+            if self.seeds.unused(name, used):
+                yield name, used
 
     # What is done.
 
@@ -233,7 +260,7 @@ class IoctlEngine:
         note("stop", self._stop(names("stop")))
         note("create", self._create(names("create"), specs))
         note("update", self._update(actions, specs))
-        note("delete", self._delete(names("delete")))
+        note("delete", self._delete([a for a in actions if a.action == "delete"]))
         note("restart", self._restart(names("restart")))
         note("start", self._start(names("start")))
         return [
@@ -246,9 +273,13 @@ class IoctlEngine:
         """Let go of nothing: nothing stays open."""
 
     def settle(self, guests: Sequence[Declared]) -> Failures:
-        """Wait for nothing: a guest of the helper runs as soon as it is started."""
-        del guests
-        return {}
+        """Wait until guests are where they shall be; return the reason for each that is not."""
+        asked = {guest.name: guest.asked for guest in guests if guest.asked.get("wait_for")}
+
+        def runs(name: str) -> bool:
+            return running_process(self.layout.guest(name)) is not None
+
+        return waiting.wait_for(asked, self._spec, runs)
 
     def _stop(self, names: Sequence[str]) -> Failures:
         if not names:
@@ -284,22 +315,52 @@ class IoctlEngine:
                 taken.add(read_definition(self.layout.guest(name))["machine"]["uid"])
         return taken
 
-    def _definition(self, spec: Mapping[str, Any], identity: str, uid: int) -> dict[str, Any]:
-        return definition.make(spec, machine(spec, self._host), self.fleet, identity, uid)
+    def _definition(
+        self, spec: Mapping[str, Any], identity: str, uid: int, files: Mapping[str, Sequence[str]]
+    ) -> dict[str, Any]:
+        boots = machine(spec, self._host)
+        return definition.make(spec, boots, self.fleet, identity, uid, files)
+
+    def _make_seed(self, spec: Mapping[str, Any]) -> None:
+        """Make the seed of a spec, unless it is there already."""
+        file = spec.get(seeding.FILE)
+        if file is not None and self.seeds.documents(file) != spec[seeding.KEY]:
+            self.seeds.make(file, spec[seeding.KEY])
+
+    def _make_images(self, spec: Mapping[str, Any]) -> None:
+        """Make the images that are not there, and grow those that are too small."""
+        for disk in spec.get("disks") or ():
+            if disk["size"] is None:
+                continue
+            have = images.capacity(disk["file"], disk["format"])
+            if have is None:
+                images.make(disk)
+            elif have < parse_size(disk["size"]):
+                images.grow(disk)
 
     def _create(self, names: Sequence[str], specs: Specs) -> Failures:
         failures: dict[str, str] = {}
         taken = self._taken() if names else set()
         for name in names:
             uid = definition.choose_uid(name, taken)
-            made = self._definition(specs[name], definition.derive_uuid(self.fleet, name), uid)
-            paths = self.layout.guest(name)
-            why = _attempt(store.create, paths, definition.encode(made), uid)
+            why = _attempt(self._create_one, name, specs[name], uid)
             if why is None:
                 taken.add(uid)
             else:
                 failures[name] = why
         return {**failures, **self._autostart(set(names) - set(failures), specs, also_off=False)}
+
+    def _create_one(self, name: str, spec: Mapping[str, Any], uid: int) -> None:
+        """Make a guest: what it will have made for it is written down before it is made."""
+        own = _to_make(spec)
+        identity = definition.derive_uuid(self.fleet, name)
+        content = definition.encode(self._definition(spec, identity, uid, own))
+
+        def fill() -> None:
+            self._make_seed(spec)
+            self._make_images(spec)
+
+        store.create(self.layout.guest(name), content, uid, fill)
 
     def _update(self, actions: Sequence[Action], specs: Specs) -> Failures:
         """Put new definitions in place, each once however many actions it takes part in."""
@@ -325,7 +386,12 @@ class IoctlEngine:
         """Put one new definition in place, last: until then the next run sees what is to do."""
         paths = self.layout.guest(name)
         before = read_definition(paths)
-        made = self._definition(spec, before["uuid"], before["machine"]["uid"])
+        files = {**before.get("files", {}), **_to_make(spec)}
+        if files != before.get("files", {}):  # written down before they are made
+            store.replace(paths.definition, definition.encode({**before, "files": files}))
+        self._make_seed(spec)
+        self._make_images(spec)
+        made = self._definition(spec, before["uuid"], before["machine"]["uid"], files)
         process = running_process(paths)
         if process is not None:
             _keep_booted(paths, before, process.who)
@@ -340,8 +406,11 @@ class IoctlEngine:
         if running_process(there) is not None:
             raise OSError("it runs again")
         before = read_definition(there)
-        made = self._definition(spec, before["uuid"], before["machine"]["uid"])
+        files = {**before.get("files", {}), **_to_make(spec)}
+        self._make_seed(spec)
+        made = self._definition(spec, before["uuid"], before["machine"]["uid"], files)
         store.lay_ready(paths, definition.encode(made))
+        self._make_images(spec)
         # The host starts one of the two at boot, whenever this ends.
         if self._starts(former):
             self._switch(name, enable=True)
@@ -353,6 +422,7 @@ class IoctlEngine:
             self._switch(former, enable=False)
         self.supervisor.forget([former])
         store.put_in(paths)
+        self.seeds.tidy(former, ())
 
     def _complete(self, paths: GuestPaths) -> None:
         """Complete a rename that was interrupted, or take it back if the folder was not moved."""
@@ -391,9 +461,10 @@ class IoctlEngine:
             failures.update(self.supervisor.autostart(off, enable=False))
         return failures
 
-    def _delete(self, names: Sequence[str]) -> Failures:
+    def _delete(self, actions: Sequence[Action]) -> Failures:
         failures: dict[str, str] = {}
         autostarted = self.supervisor.autostarted() or ()
+        names = [action.name for action in actions]
         for name in names:
             if running_process(self.layout.guest(name)) is not None:
                 failures[name] = "it still runs"
@@ -401,18 +472,36 @@ class IoctlEngine:
         # Whatever starts it at boot goes first: a definition that is left is found again.
         enabled = [name for name in gone if name in autostarted]
         failures.update(self.supervisor.autostart(enabled, enable=False))
+        with_files = {a.name for a in actions if any(c.path == "files" for c in a.changes)}
         for name in gone:
-            why = failures.get(name) or _attempt(store.remove, self.layout.guest(name))
+            paths = self.layout.guest(name)
+            why = failures.get(name) or _attempt(store.remove, paths, name in with_files)
             if why is not None:
                 failures[name] = why
+            else:
+                self.seeds.tidy(name, ())
         self.supervisor.forget([name for name in gone if name not in failures])
         return failures
+
+
+def _to_make(spec: Mapping[str, Any]) -> dict[str, list[str]]:
+    """Return the images that are to be made for a guest, each with the files that it will stand on.
+
+    ImageError where what one is made from is not there.
+    """
+    found: dict[str, list[str]] = {}
+    for disk in spec.get("disks") or ():
+        if disk["size"] is None or os.path.lexists(disk["file"]):
+            continue
+        base = images.base_of(disk["image"]) if disk["image"] else None
+        found[disk["file"]] = images.below(base) if base else []
+    return found
 
 
 def _boots_anew(action: Action) -> bool:
     """Return whether an action comes to what a guest boots; its console's log does not."""
     if action.action == "update":
-        return any(change.path in BOOT_KEYS for change in action.changes)
+        return any(moment(change.path) == NEXT_BOOT for change in action.changes)
     return action.action in _BOOTING
 
 
@@ -437,6 +526,6 @@ def _attempt(work: Callable[..., None], *arguments: Any) -> str | None:
         work(*arguments)
     except OSError as error:
         return system_says(error)
-    except (ControlError, definition.DefinitionError) as error:
+    except (ControlError, definition.DefinitionError, images.ImageError, SeedError) as error:
         return str(error)
     return None

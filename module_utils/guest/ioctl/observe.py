@@ -18,12 +18,14 @@ from ...converge.text import plain
 from ...kvm.layout import read_untrusted, tail_untrusted, valid_name
 from ...kvm.process import Identity, alive, boot_id
 from ..engine import FAILED, RUNNING, STOPPED, Observed
+from . import seeding
 from .definition import LIMIT, DefinitionError, boot_keys, decode
 from .dialect import ENGINE
 from .store import booted_path, ready_path
 
 if TYPE_CHECKING:
     from ...kvm.layout import GuestPaths, Layout
+    from ...seed.store import Seeds
 
 _NOTE_LIMIT = 64 * 1024  # bytes of a pid file or of the record of an exit
 _TEXT_LIMIT = 300  # characters of a reason
@@ -183,7 +185,7 @@ def _foreign(paths: GuestPaths, why: str) -> Observed:
     )
 
 
-def _guest(paths: GuestPaths, autostarted: Collection[str] | None) -> Observed:
+def _guest(paths: GuestPaths, autostarted: Collection[str] | None, seeds: Seeds | None) -> Observed:
     """Return one guest that has a folder."""
     try:
         definition = read_definition(paths)
@@ -194,6 +196,8 @@ def _guest(paths: GuestPaths, autostarted: Collection[str] | None) -> Observed:
     spec = definition["spec"]
     if autostarted is not None and "autostart" in spec:
         spec = {**spec, "autostart": paths.name in autostarted}
+    if seeds is not None and spec.get(seeding.FILE):
+        spec = {**spec, seeding.KEY: seeds.documents(spec[seeding.FILE])}
     process = read_process(paths)
     running = process is not None and alive(process.who)
     state, record = (RUNNING, None) if running else _ended(paths, process)
@@ -211,6 +215,7 @@ def _guest(paths: GuestPaths, autostarted: Collection[str] | None) -> Observed:
         uptime=uptime(process.who) if process and running else None,
         helper=process.helper if process and running else None,
         exit=record,
+        files=tuple(definition.get("files", ())),
     )
 
 
@@ -237,11 +242,23 @@ def _orphans(layout: Layout, known: Collection[str]) -> dict[str, Observed]:
     return found
 
 
-def observe(layout: Layout, autostarted: Collection[str] | None = None) -> dict[str, Observed]:
-    """Return every guest of this host by name.
+def observe(
+    layout: Layout,
+    autostarted: Collection[str] | None = None,
+    seeds: Seeds | None = None,
+    names: Collection[str] | None = None,
+) -> dict[str, Observed]:
+    """Return every guest of this host by name, or those of the ``names``.
 
-    ``autostarted`` are those that the host starts at boot, None where nothing does that.
+    ``autostarted`` are those that the host starts at boot, None where nothing does that. The spec
+    of a guest with a seed holds the documents that are kept in ``seeds``.
     """
-    found = {name: _guest(layout.guest(name), autostarted) for name in layout.names()}
+    found = {
+        name: _guest(layout.guest(name), autostarted, seeds)
+        for name in layout.names()
+        if names is None or name in names
+    }
+    if names is not None:
+        return found
     found.update(_orphans(layout, found))
     return found

@@ -5,11 +5,12 @@
 from __future__ import annotations
 
 import os
-from typing import Any, Mapping
+from typing import Any, Iterator, Mapping
 
-from ...converge.errors import Problem
+from ...converge.errors import Problem, shown
 from ...kvm.errors import KvmError
 from ...units import parse_size
+from . import images
 
 
 def check_device(device: str) -> list[Problem]:
@@ -43,6 +44,35 @@ def check_kernel(boots: Mapping[str, Any]) -> Problem | None:
         expected = f"a kernel that starts with {memory} of memory"
         return Problem("kernel", expected, str(error), error.remedy)
     return None
+
+
+def check_devices(specs: Mapping[str, Mapping[str, Any]], *, check_mode: bool) -> Iterator[Problem]:
+    """Yield what guests' devices would stand on and is not there.
+
+    In check mode the same run may make it: only what is there and wrong is told then.
+    """
+    for name, spec in sorted(specs.items()):
+        yield from images.unfit(name, spec.get("disks"), check_mode=check_mode)
+        for number, nic in enumerate(spec.get("nics") or ()):
+            folder = f"/sys/class/net/{nic['bridge']}"
+            if os.path.exists(folder) and not os.path.exists(f"{folder}/bridge"):
+                found = f"{nic['bridge']}, which is none"
+            elif check_mode or os.path.exists(folder):
+                continue
+            else:
+                found = f"no interface {nic['bridge']}"
+            remedy = "kvm_host_network makes it (the role kvm_network), or name another one"
+            yield Problem(f"{name}.nics[{number}].bridge", "a bridge of the host", found, remedy)
+        if check_mode:
+            continue
+        for number, share in enumerate(spec.get("shares") or ()):
+            if not os.path.isdir(share["path"]):
+                where = f"{name}.shares[{number}].path"
+                yield Problem(where, "a folder that is there", shown(share["path"]))
+        for number, one in enumerate(spec.get("pmem") or ()):
+            if not os.path.isfile(one["file"]):
+                where = f"{name}.pmem[{number}].file"
+                yield Problem(where, "a file that is there", shown(one["file"]))
 
 
 def check_kernels(boots: Mapping[str, Mapping[str, Any]]) -> list[Problem]:

@@ -13,9 +13,10 @@ counts from the second on.
 
 from __future__ import annotations
 
+import json
 import os
 from contextlib import suppress
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Callable
 
 from ...kvm.layout import OPEN_FOLDER, make_folder, valid_name
 
@@ -24,6 +25,8 @@ if TYPE_CHECKING:
 
 _NEW = ".new-"
 _GONE = ".gone-"
+_WITH_FILES = ".with-files"  # in the folder of a guest whose images go with it
+_DEFINITION = "definition.json"
 _READY = ".ready-"  # no folder but a definition
 _FOLDER = os.O_RDONLY | os.O_DIRECTORY | os.O_NOFOLLOW | os.O_CLOEXEC
 _READABLE = 0o644
@@ -108,20 +111,42 @@ def _take_apart(top: int, entry: str, moved: int) -> int:
     return moved
 
 
-def create(paths: GuestPaths, content: bytes, uid: int) -> None:
-    """Make the guest's folder: its definition, and a folder that its own user writes to."""
+def create(
+    paths: GuestPaths, content: bytes, uid: int, fill: Callable[[], None] = lambda: None
+) -> None:
+    """Make the guest's folder: its definition, and a folder that its own user writes to.
+
+    ``fill`` makes what the definition says was made for it, before the folder gets its name.
+    """
     parent = os.path.dirname(paths.folder)
     make_folder(parent)
     unfinished = os.path.join(parent, _NEW + paths.name)
     if os.path.lexists(unfinished):
-        _remove_tree(unfinished)
+        _undo(unfinished)
     try:
         _fill(unfinished, paths, content, uid)
+        fill()
         os.rename(unfinished, paths.folder)
-    except OSError:
-        _remove_tree(unfinished)
+    except Exception:
+        _undo(unfinished)
         raise
     _sync_folder(parent)
+
+
+def _undo(folder: str) -> None:
+    """Remove a hidden folder, and first the files that were made for its guest if they shall go.
+
+    Of a guest that never was they do, of one that is removed if that was asked for.
+    """
+    new = os.path.basename(folder).startswith(_NEW)
+    if new or os.path.lexists(os.path.join(folder, _WITH_FILES)):
+        with suppress(OSError, ValueError, KeyError):
+            with open(os.path.join(folder, _DEFINITION), "rb") as file:
+                files = json.loads(file.read().decode())["files"]
+            for path in files:
+                with suppress(FileNotFoundError):
+                    os.unlink(path)
+    _remove_tree(folder)
 
 
 def _fill(unfinished: str, paths: GuestPaths, content: bytes, uid: int) -> None:
@@ -134,16 +159,21 @@ def _fill(unfinished: str, paths: GuestPaths, content: bytes, uid: int) -> None:
     _sync_folder(unfinished)
 
 
-def remove(paths: GuestPaths) -> None:
-    """Remove the guest's folder and all in it, and what is left of it in /run."""
+def remove(paths: GuestPaths, with_files: bool = False) -> None:
+    """Remove the guest's folder and all in it, and what is left of it in /run.
+
+    ``with_files`` takes the images along that were made for it.
+    """
     clean_run(paths)
     parent = os.path.dirname(paths.folder)
     hidden = os.path.join(parent, _GONE + paths.name)
     if os.path.lexists(hidden):
-        _remove_tree(hidden)
+        _undo(hidden)
+    if with_files:
+        _write(os.path.join(paths.folder, _WITH_FILES), b"")
     os.rename(paths.folder, hidden)
     _sync_folder(parent)
-    _remove_tree(hidden)
+    _undo(hidden)
 
 
 def ready_path(paths: GuestPaths) -> str:
@@ -206,4 +236,4 @@ def sweep(layout: Layout) -> None:
     """Remove what an interrupted run left; what cannot be removed stands in nobody's way."""
     for path in leftovers(layout):
         with suppress(OSError):
-            _remove_tree(path)
+            _undo(path)

@@ -5,7 +5,6 @@
 from __future__ import annotations
 
 import math
-import socket
 import time
 from contextlib import suppress
 from typing import TYPE_CHECKING, Any, Collection, Mapping, Sequence
@@ -14,16 +13,14 @@ from ...units import format_duration
 from ...virt.connection import said
 from ...virt.document import Document
 from ..engine import RUNNING
+from ..reaching import DEFAULT_TIMEOUT, speaks_ssh
 from .observe import state_of
 
 if TYPE_CHECKING:
     from ...virt.connection import Connection
     from ..spec import Declared
 
-DEFAULT_TIMEOUT = 300.0  # seconds
 _AGENT = "org.qemu.guest_agent.0"
-_SSH_PORT = 22
-_PATIENCE = 1.0  # seconds for one attempt at a port
 _UNUSABLE = ("127.", "::1", "fe80:")
 
 
@@ -43,14 +40,6 @@ def has_agent(xml: str) -> bool:
     for target in Document(xml).root.findall("devices/channel/target"):
         if target.get("name") == _AGENT and target.get("state") == "connected":
             return True
-    return False
-
-
-def speaks_ssh(address: str, port: int = _SSH_PORT) -> bool:
-    """Return whether an SSH server greets at the address."""
-    with suppress(OSError), socket.create_connection((address, port), _PATIENCE) as connection:
-        connection.settimeout(_PATIENCE)
-        return connection.recv(4) == b"SSH-"
     return False
 
 

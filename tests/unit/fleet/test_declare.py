@@ -289,3 +289,20 @@ def test_whatever_stands_anywhere_is_read_or_told(path):
         except InputError as error:
             for problem in error.problems:
                 assert problem.path.startswith("fleet.yml"), str(problem)
+
+
+def test_a_guest_of_the_helper_is_declared_as_briefly_as_any_other():
+    text = """\
+plugin: kvm_fleet
+hypervisors: {kvm1: }
+networks: {lan: {mode: bridge, bridge: br0}}
+pools: {local: {type: dir, path: /srv/guests}}
+images: {debian-13: }
+guests:
+  a: {engine: ioctl, kernel: host, image: debian-13, disk: 4GiB, network: lan}
+"""
+    (guest,) = declare([("fleet.yml", text.encode())]).guests
+    assert guest.spec["disks"] == [
+        {"target": "vda", "file": "/srv/guests/a.qcow2", "size": "4GiB", "image": "debian-13"}
+    ]
+    assert guest.spec["nics"] == [{"bridge": "br0"}]

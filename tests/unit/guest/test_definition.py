@@ -42,6 +42,7 @@ def test_it_has_the_agreed_shape():
         "uuid": "an id",
         "digest": digest(SPEC),
         "spec": SPEC,
+        "files": {},
         "machine": {
             "kernel": "/boot/vmlinuz-6",
             "initrd": None,
@@ -51,18 +52,19 @@ def test_it_has_the_agreed_shape():
             "uid": FIRST_UID + 5,
             "log_max_size": 65536,
             "log_keep": 3,
+            "on_reboot": "restart",
+            "stop_timeout": 30.0,
         },
     } == MADE
 
 
 def test_it_comes_back():
     assert decode(encode(MADE), "web01") == MADE
-    assert boot_keys(MADE) == {
+    assert {key: value for key, value in boot_keys(MADE).items() if value} == {
         "memory": "2GiB",
         "vcpus": 1,
         "kernel": "/boot/vmlinuz-6",
-        "initrd": "",
-        "cmdline": "",
+        "on_reboot": "restart",
     }
 
 

@@ -8,6 +8,7 @@ import json
 import os
 
 import pytest
+from ansible.module_utils.converge.action import Action
 from ansible.module_utils.converge.errors import ApplyError, InputError, Problem
 from ansible.module_utils.converge.lock import BusyError, exclusive
 from ansible.module_utils.guest.ioctl import definition, store
@@ -190,7 +191,9 @@ def test_a_guest_that_was_started_meanwhile_is_not_deleted(machine, monkeypatch)
         machine.supervisor, "autostarted", lambda: machine.supervisor.write_pid("a")
     )
     engine = machine.engine()
-    assert engine._delete(["a"]) == {"a": "it still runs"}
+    assert engine._delete([Action(1, "guest/a", "delete", "kvm1", "now", "")]) == {
+        "a": "it still runs"
+    }
 
 
 def test_all_that_failed_is_told(machine):
