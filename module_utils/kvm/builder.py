@@ -44,6 +44,8 @@ _P = TypeVar("_P", bound=_Part)
 class MachineConfig(NamedTuple):
     """What a machine is made of: ``memory`` in bytes, ``brand`` as cpu.host_brand gives it.
 
+    ``native`` is what `runs_natively` says, None where nobody has asked yet.
+
     ``devices`` are made anew for every machine, over what they stand on; ``regions`` are what those
     have in the guest's memory, whose own comes from ``backing``. ``functions`` are what else there
     is on the PCI bus, made for the address of their BAR.
@@ -59,20 +61,21 @@ class MachineConfig(NamedTuple):
     backing: Backing = PLAIN
     regions: Sequence[Region] = ()
     functions: Sequence[Callable[[int], Function]] = ()
+    native: bool | None = None
 
 
-def _check_native(kvm: Kvm, wanted: bool) -> None:
-    """Raise HostError where KVM interprets a guest's kernel instead of letting it run.
-
-    Linux would stand still there at the first instruction that KVM's emulator does not know.
-    """
-    if not wanted or any(
-        os.path.exists(f"/sys/module/{name}") for name in ("kvm_intel", "kvm_amd")
-    ):
-        return
+def runs_natively(kvm: Kvm) -> bool:
+    """Return whether a guest's kernel runs on the CPU, and is not interpreted by KVM."""
+    if any(os.path.exists(f"/sys/module/{name}") for name in ("kvm_intel", "kvm_amd")):
+        return True
     from .probe import ring0  # a VM more, where the module does not tell
 
-    if ring0(kvm) == "emulated":
+    return ring0(kvm) != "emulated"
+
+
+def _check_native(kvm: Kvm, wanted: bool, known: bool | None) -> None:
+    """Raise HostError where a kernel would stand still at what KVM's emulator does not know."""
+    if wanted and not (runs_natively(kvm) if known is None else known):
         raise HostError(
             "this host's KVM interprets privileged code instead of running it (as under a PVM"
             " hypervisor): no Linux kernel boots here",
@@ -89,7 +92,7 @@ class Machine:
         loader = loader_for(config.kernel)
         cmdline = encode_cmdline(config.cmdline)
         loader.check(config.memory, cmdline, config.initrd)
-        _check_native(kvm, loader.wants_native)
+        _check_native(kvm, loader.wants_native, config.native)
         limit = kvm.max_vcpus()
         if not 1 <= config.vcpus <= limit:
             raise ConfigError(f"expected 1 to {limit} vCPUs, found {config.vcpus}")

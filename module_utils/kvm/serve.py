@@ -19,7 +19,7 @@ from functools import partial
 from typing import TYPE_CHECKING, Any, NamedTuple, Sequence
 
 from . import attach, process, records
-from .builder import Machine, MachineConfig
+from .builder import Machine, MachineConfig, runs_natively
 from .console import Channel, Console, Log, Nowhere
 from .cpu import host_brand
 from .definition import Life, life, read_definition
@@ -112,6 +112,7 @@ def _open_as_root(
         cmdline=machine["cmdline"],
         initrd=read_image(initrd) if initrd else None,
         brand=host_brand(),
+        native=runs_natively(kvm),
     )
     config = attach.equip(config, machine, attachments)
     check_pages(config.memory, config.backing)

@@ -12,7 +12,7 @@ import re
 from typing import TYPE_CHECKING, Any, Callable, Mapping, NamedTuple, Sequence
 
 from ...converge.errors import Problem, shown, unknown
-from ...units import UnitError, format_duration, format_size, parse_duration, parse_size
+from ...units import UnitError, format_size, parse_size
 from ...virt.identity import macs_for
 
 if TYPE_CHECKING:
@@ -88,15 +88,6 @@ def _size(low: int, step: int) -> Read:
         return format_size(size)
 
     return read
-
-
-def _duration(reader: Reader, path: str, value: object) -> Any:
-    try:
-        seconds = parse_duration(value)
-    except UnitError:
-        reader.refuse(path, "a duration such as 30s", value)
-        return value
-    return format_duration(seconds)
 
 
 def _mac(reader: Reader, path: str, value: object) -> Any:

@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Any, Callable, Mapping, Sequence
 from ...converge.action import LIVE, NEXT_BOOT, Change, Edit
 from ...converge.compare import compare
 from ...converge.errors import Problem, nearest
-from ...units import UnitError, format_duration, format_size, parse_duration, parse_size
+from ...units import UnitError, format_size, parse_duration, parse_size
 from ..engine import ACTIVE, BOOT_KEYS, Differences
 from ..spec import ABSENT, CALLED, KEPT, PRESENT, RESTARTED, RUNNING, STOPPED, Reader, quotable
 from . import devices, seeding
@@ -182,8 +182,8 @@ class _Reader(Reader):
             return 0.0
 
     def stop_timeout(self, path: str, value: object) -> str:
-        """Return how long the guest may take to turn itself off, in canonical text."""
-        return format_duration(self.duration(path, value))
+        """Return how long the guest may take to turn itself off, in seconds as text."""
+        return f"{self.duration(path, value):g}s"
 
     def wait_for(self, path: str, value: object) -> str:
         """Return what is waited for."""

@@ -34,7 +34,7 @@ FULL = {
     "rng": True,
     "balloon": True,
     "on_reboot": "stop",
-    "stop_timeout": "5s",
+    "stop_timeout": "200s",
 }
 
 
@@ -50,5 +50,5 @@ def test_the_helper_takes_all_that_can_be_declared(tmp_path):
     found = read_definition(paths)
     assert found == made
     lived = life(found["machine"])
-    assert (lived.restarts, lived.stop_timeout, lived.watchdog_resets) == (False, 5.0, False)
+    assert (lived.restarts, lived.stop_timeout, lived.watchdog_resets) == (False, 200.0, False)
     assert lived.tuning.nice == 5
