@@ -25,7 +25,7 @@ if TYPE_CHECKING:
     from virtlab.host import Host
     from virtlab.lab import Lab
 
-pytestmark = [pytest.mark.sampled, pytest.mark.module_of("what guests stand on")]
+pytestmark = [pytest.mark.soak, pytest.mark.sampled]
 SECRET = "a word that nobody else may read"  # noqa: S105
 BRIDGE, GATEWAY, ADDRESS = "br-tiny", "10.40.0.1", "10.40.0.20"
 FOLDER = "/srv/guests"

@@ -42,6 +42,11 @@ def derive_uuid(fleet: str, name: str) -> str:
     return str(uuid.uuid5(uuid.NAMESPACE_URL, f"virtfleet:{fleet}/guest/{name}"))
 
 
+def follows(spec: Mapping[str, Any]) -> str:
+    """Return what follows when a guest resets itself: a system on a disk begins again."""
+    return str(spec.get("on_reboot") or ("restart" if spec.get("disks") else "stop"))
+
+
 def make(
     spec: Mapping[str, Any],
     machine: Mapping[str, Any],
@@ -74,7 +79,7 @@ def make(
             "uid": uid,
             "log_max_size": parse_size(spec["log"]["max_size"]),
             "log_keep": spec["log"]["keep"],
-            "on_reboot": spec.get("on_reboot", DEFAULTS["on_reboot"]),
+            "on_reboot": follows(spec),
             "stop_timeout": parse_duration(spec.get("stop_timeout", DEFAULTS["stop_timeout"])),
             **devices.for_helper(spec, spec.get("seed"), files or {}),
         },

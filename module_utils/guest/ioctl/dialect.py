@@ -34,7 +34,7 @@ FEW: dict[str, Any] = {  # that every spec has
 }
 DEFAULTS: dict[str, Any] = {
     **FEW,
-    "on_reboot": "restart",
+    "on_reboot": None,  # as definition.follows says
     "stop_timeout": "30s",
     **dict.fromkeys(devices.FLAGS, False),
     **dict.fromkeys(devices.KINDS),

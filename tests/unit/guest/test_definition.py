@@ -52,7 +52,7 @@ def test_it_has_the_agreed_shape():
             "uid": FIRST_UID + 5,
             "log_max_size": 65536,
             "log_keep": 3,
-            "on_reboot": "restart",
+            "on_reboot": "stop",
             "stop_timeout": 30.0,
         },
     } == MADE
@@ -64,7 +64,6 @@ def test_it_comes_back():
         "memory": "2GiB",
         "vcpus": 1,
         "kernel": "/boot/vmlinuz-6",
-        "on_reboot": "restart",
     }
 
 
