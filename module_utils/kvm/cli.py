@@ -22,6 +22,7 @@ from .errors import (
     ControlError,
     InputFileError,
     KvmError,
+    trace,
 )
 from .layout import Layout, tail_untrusted, valid_name
 
@@ -601,9 +602,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
         _complain("this host has too little memory")
         return EXIT_INTERNAL
     except Exception as error:  # noqa: BLE001 - reported; uncaught it would end with a guest's status
-        import traceback  # costs milliseconds at every start
-
-        traceback.print_exc()
+        sys.stderr.write(trace(error))
         _complain(f"internal error: {error}")
         return EXIT_INTERNAL
     return status

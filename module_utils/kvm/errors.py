@@ -28,6 +28,23 @@ class KvmError(Exception):
         self.remedy = remedy
 
 
+def trace(error: BaseException) -> str:
+    """Return where an error came from, as lines.
+
+    The module traceback costs milliseconds at every start, and cannot be loaded in a guest's jail.
+    """
+    lines = ["Traceback (most recent call last):"]
+    at = error.__traceback__
+    while at is not None:
+        code = at.tb_frame.f_code
+        lines.append(f'  File "{code.co_filename}", line {at.tb_lineno}, in {code.co_name}')
+        at = at.tb_next
+    lines.append(f"{type(error).__name__}: {error}\n")
+    cause = error.__cause__ or error.__context__
+    before = f"{trace(cause)}\nwhich led to:\n\n" if cause else ""
+    return before + "\n".join(lines)
+
+
 class UsageError(KvmError):
     """The command line is wrong."""
 

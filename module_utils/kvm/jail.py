@@ -149,12 +149,8 @@ def load_all() -> None:
 
     What a guest's devices stand on was loaded when it was opened.
     """
-    import traceback  # noqa: F401
-
-    from . import acpi, events, linux, metrics, pci, watchdog  # noqa: F401
+    from . import acpi, events, linux, pci  # noqa: F401
     from .virtio import pci as _  # noqa: F401
 
     with suppress(OSError):
         ctypes.CDLL("libgcc_s.so.1")  # the C library loads it when the first thread ends
-    "".encode("ascii")  # a codec is found at its first use
-    "".encode("latin-1")

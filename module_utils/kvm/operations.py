@@ -70,8 +70,8 @@ class Operations:
             "log": {"size": log.size, "dropped": log.dropped, "error": log.error},
         }
         machine = runner.machine
-        notes = zip(metrics.names(machine), machine.devices)
-        found["devices"] = {name: device.note for name, device in notes}
+        named = zip(metrics.names(machine), machine.devices)
+        found["devices"] = {name: device.note for name, device in named if device.note}
         if self.watchdog:
             found["watchdog"] = self.watchdog.state()
         return found

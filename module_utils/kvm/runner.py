@@ -18,7 +18,7 @@ from typing import TYPE_CHECKING, AbstractSet, Any, Callable, Mapping, NamedTupl
 
 from . import abi
 from .bus import GuestStop
-from .errors import EXIT_INTERNAL, EXIT_OK, EXIT_TIMEOUT, EXIT_TRIPLE_FAULT, KvmError
+from .errors import EXIT_INTERNAL, EXIT_OK, EXIT_TIMEOUT, EXIT_TRIPLE_FAULT, KvmError, trace
 
 if TYPE_CHECKING:
     from .builder import Machine
@@ -195,8 +195,8 @@ class Runner:
             self.finish(outcome)
             return False
         self.machine = machine
-        with self._lock:
-            self._attention = self._outcome is not None
+        with self._lock:  # it may have been paused in between
+            self._attention = self.paused or self._outcome is not None
         self._boot()
         return True
 
@@ -345,10 +345,7 @@ class Runner:
         if isinstance(error, KvmError):
             self.finish(Outcome(error.status, str(error)))
             return
-        import traceback  # costs milliseconds at every start
-
-        text = "".join(traceback.format_exception(type(error), error, error.__traceback__))
-        self.finish(Outcome(EXIT_INTERNAL, f"internal error of the helper: {error}", text))
+        self.finish(Outcome(EXIT_INTERNAL, f"internal error of the helper: {error}", trace(error)))
 
     def _vcpu_loop(self, vcpu: Vcpu) -> Outcome:
         # After every exit the caches are cold: the loop calls little and keeps its names local.

@@ -86,13 +86,15 @@ def _listen(paths: GuestPaths) -> socket.socket:
 
 
 class _Opened(NamedTuple):
-    """What only root may open."""
+    """What only root may open, and what has to be loaded by then."""
 
     listener: socket.socket
     kvm: Kvm
     config: MachineConfig
     attachments: Sequence[Attachment]
     footprint: Footprint
+    life: Life
+    watchdog: type[Watchdog] | None
 
 
 def _open_as_root(
@@ -118,7 +120,13 @@ def _open_as_root(
     check_pages(config.memory, config.backing)
     footprint = Footprint()
     stack.callback(footprint.close)
-    return _Opened(listener, kvm, config, attachments, footprint)
+    lived = life(machine)
+    dog: type[Watchdog] | None = None
+    if lived.watch_from_start is not None:
+        from . import watchdog  # most guests have none
+
+        dog = watchdog.Watchdog
+    return _Opened(listener, kvm, config, attachments, footprint, lived, dog)
 
 
 def _tune(tuning: Tuning, vcpus: int) -> dict[int, frozenset[int]]:
@@ -168,8 +176,7 @@ def serve(name: str, root: str = "/", notify: int | None = None, device: str = D
             try:
                 opened = _open_as_root(paths, stack, machine, device)
                 devices = len(opened.attachments)
-                lived = life(machine)
-                pins = _tune(lived.tuning, machine["vcpus"])
+                pins = _tune(opened.life.tuning, machine["vcpus"])
                 milestones.reach("opened")
             finally:
                 confined = jail.enter(machine["vcpus"], devices)
@@ -180,7 +187,7 @@ def serve(name: str, root: str = "/", notify: int | None = None, device: str = D
                 "definition": definition.get("digest"),
                 "jail": confined,
             }
-            guest = _Guest(paths, machine, opened, lived, milestones)
+            guest = _Guest(paths, machine, opened, milestones)
             outcome = guest.run(about, pins, readiness)
         except Exception as error:
             if confined is not None:  # before that, the guest's folder is not ours to write in
@@ -213,20 +220,17 @@ class _Guest:
         paths: GuestPaths,
         machine: dict[str, Any],
         opened: _Opened,
-        lived: Life,
         milestones: Milestones,
     ) -> None:
         self._opened = opened
-        self._life = lived
+        self._life = opened.life
         self._milestones = milestones
         self._watchdog: Watchdog | None = None
         self._runner: Runner | None = None
         self._operations: Operations | None = None
         self._config = opened.config
-        if lived.watch_from_start is not None:
-            from .watchdog import Watchdog
-
-            self._watchdog = Watchdog(lived.watch_from_start, self._fire)
+        if opened.watchdog is not None and self._life.watch_from_start is not None:
+            self._watchdog = opened.watchdog(self._life.watch_from_start, self._fire)
             self._config = self._config._replace(functions=[self._watchdog.make])
         self._log = Log(paths.log, machine["log_max_size"], machine["log_keep"])
         self._console = Console(self._log)

@@ -37,11 +37,15 @@ def images() -> SimpleNamespace:
 def program(images: SimpleNamespace) -> Callable[[str], bytes]:
     """Return the guest image of a program by its name: shipped, or one of programs.py."""
     codes: dict[str, bytes] = runpy.run_path(str(HERE / "programs.py"))["PROGRAMS"]
-    protected = {"multiboot", "mmio", "triple_fault"}  # 32-bit code, entered behind a header
+    # 32-bit code, entered behind a header; and what is entered as a kernel is.
+    protected = {"multiboot", "mmio", "triple_fault", "virtio_polled", "virtio_msix"}
+    kernels = {"pvh": images.pvh, "power_off": images.pvh, "linux64": images.program64}
 
     def image(name: str) -> bytes:
         if name in PROGRAMS:
             return PROGRAMS[name]
+        if name in kernels:
+            return bytes(kernels[name](codes[name]))
         return bytes(images.multiboot(codes[name])) if name in protected else codes[name]
 
     return image

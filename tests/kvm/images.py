@@ -129,6 +129,11 @@ def elf64(segments: list[dict[str, Any]], entry: int, **fields: int) -> bytes:
     return head + table + body
 
 
+def program64(code: bytes, address: int = LOAD_ADDRESS) -> bytes:
+    """Return an ELF64 image of one segment that is entered at ``code`` in 64-bit mode."""
+    return elf64([segment(address, code)], address)
+
+
 def note(name: bytes, kind: int, data: bytes) -> bytes:
     """Return an ELF note, its parts padded to four bytes."""
     head = struct.pack("<3I", len(name), len(data), kind)

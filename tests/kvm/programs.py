@@ -329,6 +329,234 @@ f3 6e                             rep outsb
 8b 43 14                          mov eax, [ebx + 20]
 e6 f4                             3: out 0xf4, al
 """,
+    # 64-bit mode as the Linux boot protocol enters it: checks selectors, header and RSDP, prints
+    # command line and initrd; ends with the number of e820's entries.
+    "linux64": """
+                                  .code64
+66 8c c8                          mov ax, cs
+66 83 f8 10                       cmp ax, 0x10
+75 5e                             jne 9f
+66 8c d8                          mov ax, ds
+66 83 f8 18                       cmp ax, 0x18
+75 55                             jne 9f
+81 be 02 02 00 00 48 64 72 53     cmp dword ptr [rsi + 0x202], 0x53726448
+75 49                             jne 9f
+48 8b 46 70                       mov rax, [rsi + 0x70]
+48 8b 00                          mov rax, [rax]
+48 b9 52 53 44 20 50 54 52 20     movabs rcx, 0x2052545020445352
+48 39 c8                          cmp rax, rcx
+75 33                             jne 9f
+ba f8 03 00 00                    mov edx, 0x3f8
+8b 9e 28 02 00 00                 mov ebx, [rsi + 0x228]
+8a 03                             1: mov al, [rbx]
+48 ff c3                          inc rbx
+84 c0                             test al, al
+74 03                             jz 2f
+ee                                out dx, al
+eb f4                             jmp 1b
+49 89 f0                          2: mov r8, rsi
+41 8b 88 1c 02 00 00              mov ecx, [r8 + 0x21c]
+41 8b b0 18 02 00 00              mov esi, [r8 + 0x218]
+f3 6e                             rep outsb
+41 8a 80 e8 01 00 00              mov al, [r8 + 0x1e8]
+e6 f4                             out 0xf4, al
+b0 7f                             9: mov al, 0x7f
+e6 f4                             out 0xf4, al
+""",
+    # 32-bit code as PVH enters it: checks struct hvm_start_info and RSDP, prints command line and
+    # first module; ends with the number of entries of the memory map.
+    "pvh": """
+                                  .code32
+81 3b 78 c5 6e 33                 cmp dword ptr [ebx], 0x336ec578
+75 37                             jne 9f
+0f 20 c0                          mov eax, cr0
+25 01 00 00 80                    and eax, 0x80000001
+83 f8 01                          cmp eax, 1
+75 2a                             jne 9f
+8b 73 20                          mov esi, [ebx + 32]
+81 3e 52 53 44 20                 cmp dword ptr [esi], 0x20445352
+75 1f                             jne 9f
+ba f8 03 00 00                    mov edx, 0x3f8
+8b 73 18                          mov esi, [ebx + 24]
+ac                                1: lodsb
+84 c0                             test al, al
+74 03                             jz 2f
+ee                                out dx, al
+eb f8                             jmp 1b
+8b 7b 10                          2: mov edi, [ebx + 16]
+8b 37                             mov esi, [edi]
+8b 4f 08                          mov ecx, [edi + 8]
+f3 6e                             rep outsb
+8a 43 30                          mov al, [ebx + 48]
+e6 f4                             out 0xf4, al
+b0 7f                             9: mov al, 0x7f
+e6 f4                             out 0xf4, al
+""",
+    # 32-bit code: ACPI's control register, the kind of sleep first, then its start.
+    "power_off": """
+                                  .code32
+ba 04 06 00 00                    mov edx, 0x604
+b8 01 14 00 00                    mov eax, 0x1401
+66 ef                             out dx, ax
+66 ed                             in ax, dx
+66 3d 01 14                       cmp ax, 0x1401
+75 07                             jne 9f
+b8 01 34 00 00                    mov eax, 0x3401
+66 ef                             out dx, ax
+b0 7f                             9: mov al, 0x7f
+e6 f4                             out 0xf4, al
+""",
+    # 32-bit code: finds the entropy device at 00:01.0, asks it for 64 bytes and waits for them.
+    "virtio_polled": """
+                                  .code32
+ba f8 0c 00 00                    mov edx, 0xcf8
+b8 00 08 00 80                    mov eax, 0x80000800
+ef                                out dx, eax
+b2 fc                             mov dl, 0xfc
+ed                                in eax, dx
+3d f4 1a 44 10                    cmp eax, 0x10441af4
+0f 85 99 00 00 00                 jne 9f
+b2 f8                             mov dl, 0xf8
+b8 10 08 00 80                    mov eax, 0x80000810
+ef                                out dx, eax
+b2 fc                             mov dl, 0xfc
+ed                                in eax, dx
+89 c5                             mov ebp, eax
+c6 45 14 03                       mov byte ptr [ebp + 20], 3
+b9 01 00 00 00                    mov ecx, 1
+89 4d 08                          mov [ebp + 8], ecx
+89 4d 0c                          mov [ebp + 12], ecx
+c6 45 14 0b                       mov byte ptr [ebp + 20], 11
+8a 45 14                          mov al, [ebp + 20]
+3c 0b                             cmp al, 11
+75 72                             jne 9f
+66 c7 45 18 04 00                 mov word ptr [ebp + 24], 4
+bf 00 00 20 00                    mov edi, 0x200000
+89 7d 20                          mov [ebp + 32], edi
+8d 87 00 10 00 00                 lea eax, [edi + 0x1000]
+89 45 28                          mov [ebp + 40], eax
+8d 87 00 20 00 00                 lea eax, [edi + 0x2000]
+89 45 30                          mov [ebp + 48], eax
+66 89 4d 1c                       mov [ebp + 28], cx
+c6 45 14 0f                       mov byte ptr [ebp + 20], 15
+8d 87 00 30 00 00                 lea eax, [edi + 0x3000]
+89 07                             mov [edi], eax
+c6 47 08 40                       mov byte ptr [edi + 8], 64
+c6 47 0c 02                       mov byte ptr [edi + 12], 2
+66 89 8f 02 10 00 00              mov [edi + 0x1002], cx
+66 c7 85 00 20 00 00 00 00        mov word ptr [ebp + 0x2000], 0
+66 39 8f 02 20 00 00              1: cmp [edi + 0x2002], cx
+75 f7                             jne 1b
+80 bf 08 20 00 00 40              cmp byte ptr [edi + 0x2008], 64
+75 18                             jne 9f
+8d b7 00 30 00 00                 lea esi, [edi + 0x3000]
+b1 10                             mov cl, 16
+31 db                             xor ebx, ebx
+ad                                2: lodsd
+09 c3                             or ebx, eax
+49                                dec ecx
+75 fa                             jnz 2b
+85 db                             test ebx, ebx
+74 04                             jz 9f
+b0 1c                             mov al, 0x1c
+e6 f4                             out 0xf4, al
+b0 7f                             9: mov al, 0x7f
+e6 f4                             out 0xf4, al
+""",
+    # 32-bit code: reads sector 7 of the disk at 00:01.0 and halts until the interrupt of MSI-X;
+    # ends with the first byte of the sector.
+    "virtio_msix": """
+                                  .code32
+bf 00 00 20 00                    mov edi, 0x200000
+8d a7 00 80 00 00                 lea esp, [edi + 0x8000]
+e8 00 00 00 00                    call 1f
+5b                                1: pop ebx
+8d 83 60 01 00 00                 lea eax, [ebx + 8f - 1b]
+66 89 87 00 52 00 00              mov [edi + 0x5200], ax
+c6 87 02 52 00 00 08              mov byte ptr [edi + 0x5202], 8
+c6 87 05 52 00 00 8e              mov byte ptr [edi + 0x5205], 0x8e
+c1 e8 10                          shr eax, 16
+66 89 87 06 52 00 00              mov [edi + 0x5206], ax
+66 c7 87 08 60 00 00 ff ff        mov word ptr [edi + 0x6008], 0xffff
+c7 87 0c 60 00 00 00 9b cf 00     mov dword ptr [edi + 0x600c], 0xcf9b00
+c6 87 20 60 00 00 17              mov byte ptr [edi + 0x6020], 23
+8d 87 00 60 00 00                 lea eax, [edi + 0x6000]
+89 87 22 60 00 00                 mov [edi + 0x6022], eax
+66 c7 87 28 60 00 00 07 02        mov word ptr [edi + 0x6028], 0x207
+8d 87 00 50 00 00                 lea eax, [edi + 0x5000]
+89 87 2a 60 00 00                 mov [edi + 0x602a], eax
+0f 01 97 20 60 00 00              lgdt [edi + 0x6020]
+0f 01 9f 28 60 00 00              lidt [edi + 0x6028]
+c7 05 f0 00 e0 fe ff 01 00 00     mov dword ptr [0xfee000f0], 0x1ff
+ba f8 0c 00 00                    mov edx, 0xcf8
+b8 34 08 00 80                    mov eax, 0x80000834
+ef                                out dx, eax
+b2 fc                             mov dl, 0xfc
+ed                                in eax, dx
+0f b6 c8                          movzx ecx, al
+b2 f8                             3: mov dl, 0xf8
+b8 00 08 00 80                    mov eax, 0x80000800
+88 c8                             mov al, cl
+ef                                out dx, eax
+b2 fc                             mov dl, 0xfc
+ed                                in eax, dx
+0f b6 cc                          movzx ecx, ah
+3c 11                             cmp al, 0x11
+75 ec                             jne 3b
+b2 fe                             mov dl, 0xfe
+b8 00 80 00 00                    mov eax, 0x8000
+66 ef                             out dx, ax
+b2 f8                             mov dl, 0xf8
+b8 10 08 00 80                    mov eax, 0x80000810
+ef                                out dx, eax
+b2 fc                             mov dl, 0xfc
+ed                                in eax, dx
+89 c5                             mov ebp, eax
+c7 85 10 10 00 00 00 00 e0 fe     mov dword ptr [ebp + 0x1010], 0xfee00000
+c7 85 18 10 00 00 40 00 00 00     mov dword ptr [ebp + 0x1018], 0x40
+c7 85 1c 10 00 00 00 00 00 00     mov dword ptr [ebp + 0x101c], 0
+c6 45 14 03                       mov byte ptr [ebp + 20], 3
+b9 01 00 00 00                    mov ecx, 1
+89 4d 08                          mov [ebp + 8], ecx
+89 4d 0c                          mov [ebp + 12], ecx
+c6 45 14 0b                       mov byte ptr [ebp + 20], 11
+66 c7 45 18 04 00                 mov word ptr [ebp + 24], 4
+66 89 4d 1a                       mov [ebp + 26], cx
+89 7d 20                          mov [ebp + 32], edi
+8d 87 00 10 00 00                 lea eax, [edi + 0x1000]
+89 45 28                          mov [ebp + 40], eax
+8d 87 00 20 00 00                 lea eax, [edi + 0x2000]
+89 45 30                          mov [ebp + 48], eax
+66 89 4d 1c                       mov [ebp + 28], cx
+c6 45 14 0f                       mov byte ptr [ebp + 20], 15
+8d 87 00 30 00 00                 lea eax, [edi + 0x3000]
+89 07                             mov [edi], eax
+c6 40 08 07                       mov byte ptr [eax + 8], 7
+c6 47 08 10                       mov byte ptr [edi + 8], 16
+c7 47 0c 01 00 01 00              mov dword ptr [edi + 12], 0x10001
+8d 87 00 40 00 00                 lea eax, [edi + 0x4000]
+89 47 10                          mov [edi + 16], eax
+66 c7 47 18 00 02                 mov word ptr [edi + 24], 512
+c7 47 1c 03 00 02 00              mov dword ptr [edi + 28], 0x20003
+8d 87 00 48 00 00                 lea eax, [edi + 0x4800]
+89 47 20                          mov [edi + 32], eax
+c6 00 ff                          mov byte ptr [eax], 0xff
+88 4f 28                          mov [edi + 40], cl
+c6 47 2c 02                       mov byte ptr [edi + 44], 2
+66 89 8f 02 10 00 00              mov [edi + 0x1002], cx
+66 c7 85 00 20 00 00 00 00        mov word ptr [ebp + 0x2000], 0
+fb                                sti
+f4                                5: hlt
+eb fd                             jmp 5b
+66 39 8f 02 20 00 00              8: cmp [edi + 0x2002], cx
+75 11                             jne 9f
+80 bf 00 48 00 00 00              cmp byte ptr [edi + 0x4800], 0
+75 08                             jne 9f
+8a 87 00 40 00 00                 mov al, [edi + 0x4000]
+e6 f4                             out 0xf4, al
+b0 7f                             9: mov al, 0x7f
+e6 f4                             out 0xf4, al
+""",
 }
 
 

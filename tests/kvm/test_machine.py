@@ -9,6 +9,7 @@ checked for itself what its program is about.
 from __future__ import annotations
 
 import os
+import runpy
 import threading
 import time
 from contextlib import suppress
@@ -16,13 +17,17 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import pytest
-from ansible.module_utils.kvm import abi, cpu, probe, selftest
+from ansible.module_utils.kvm import abi, builder, cpu, probe, selftest
 from ansible.module_utils.kvm.builder import Machine, MachineConfig
 from ansible.module_utils.kvm.bus import Device
 from ansible.module_utils.kvm.device import Kvm
+from ansible.module_utils.kvm.disk import Raw
 from ansible.module_utils.kvm.errors import HostError, KvmError
 from ansible.module_utils.kvm.loader import Image
 from ansible.module_utils.kvm.runner import Outcome, Runner
+from ansible.module_utils.kvm.virtio.block import Block
+from ansible.module_utils.kvm.virtio.console import Port, VirtioConsole
+from ansible.module_utils.kvm.virtio.entropy import Entropy
 
 if TYPE_CHECKING:
     from types import SimpleNamespace
@@ -41,6 +46,7 @@ class Booted:
         self.config = {"memory": 4 * MIB, "brand": cpu.host_brand(), **config}
         self.output = b""
         self.exits: dict[str, int] = {}
+        self.counts: list[dict[str, int]] = []
         self.devices: list[tuple[int, int, Device]] = []
 
     def _take(self, data: bytes) -> None:
@@ -55,6 +61,7 @@ class Booted:
             runner = Runner(machine)
             outcome = runner.run(timeout)
             self.exits = runner.counts()
+            self.counts = [dict(device.counts) for device in machine.devices]
         assert not runner.stuck
         return outcome
 
@@ -89,6 +96,28 @@ ENDS: dict[str, tuple[str, dict[str, Any], int, str, bytes]] = {
         "debug exit with value 0x1",
         b"hello " + b"from the module" * 400,
     ),
+    "64-bit mode as Linux is entered": (
+        "linux64",
+        {"cmdline": "hello ", "initrd": Image("initrd", b"from the initrd" * 400)},
+        7,  # three pieces of memory
+        "debug exit with value 0x3",
+        b"hello " + b"from the initrd" * 400,
+    ),
+    "64-bit mode with memory above 4 GiB": (
+        "linux64",
+        {"memory": 4 * GIB, "vcpus": 3},
+        9,
+        "debug exit with value 0x4",
+        b"",
+    ),
+    "PVH": (
+        "pvh",
+        {"cmdline": "hello ", "initrd": Image("initrd", b"from the initrd" * 400)},
+        7,
+        "debug exit with value 0x3",
+        b"hello " + b"from the initrd" * 400,
+    ),
+    "power off through ACPI": ("power_off", {}, 0, "turned itself off", b""),
     "nothing given": ("multiboot", {}, 1, "debug exit with value 0x0", b""),
     "triple fault": ("triple_fault", {}, 72, "triple fault: vCPU 0 at 0x100019", b""),
 }
@@ -101,6 +130,35 @@ def test_a_program_comes_to_its_end(program, case):
     outcome = booted.run()
     assert (outcome.status, booted.output) == (status, output), outcome
     assert outcome.reason.startswith(reason)
+
+
+def test_a_bzimage_is_entered_at_its_64_bit_entry(images, monkeypatch):
+    """A program of a few instructions, which need not be a CPU's own to run."""
+    monkeypatch.setattr(builder, "_check_native", lambda *_: None)
+    code: bytes = runpy.run_path(str(Path(__file__).parent / "programs.py"))["PROGRAMS"]["linux64"]
+    content = images.bzimage(bytes(0x200) + code, pref_address=MIB, init_size=8192)
+    booted = Booted(content, memory=16 * MIB, cmdline="hello ", initrd=Image("initrd", b"initrd"))
+    assert booted.run().status == 7
+    assert booted.output == b"hello initrd"
+
+
+def test_a_guest_asks_the_entropy_device_and_polls(program):
+    booted = Booted(program("virtio_polled"), devices=(Entropy,))
+    assert booted.run().status == 57
+    assert booted.counts == [{"bytes": 64}]
+    # Each register once; the notification is KVM's, and no exit.
+    assert booted.exits["mmio"] == 11
+
+
+def test_a_guest_reads_a_sector_and_is_interrupted(program, tmp_path):
+    path = tmp_path / "disk"
+    path.write_bytes(bytes(7 * 512) + b"\x1d" * 512 + bytes(8 * 512))
+    disk = Raw(str(path), read_only=False)
+    booted = Booted(program("virtio_msix"), devices=(lambda: Block(disk),))
+    assert booted.run().status == 59
+    assert booted.counts == [{"reads": 1, "read_bytes": 512}]
+    assert booted.exits["mmio"] == 14
+    disk.close()
 
 
 def test_two_vcpus_both_at_work(program):
@@ -271,6 +329,32 @@ def test_every_end_leaves_nothing_behind(program, name):
         Booted(program(name), memory=GIB, vcpus=2).run(timeout=0.02)
     assert left_over() == before
     assert own_mappings() - size < GIB
+
+
+@pytest.mark.parametrize("name", ["virtio_polled", "virtio_msix", "power_off", "linux64"])
+def test_devices_leave_nothing_behind(program, tmp_path, name):
+    """Whether their guest has set them up or not, and with a request on its way or not."""
+    path = tmp_path / "disk"
+    path.write_bytes(bytes(16 * 512))
+    disk = Raw(str(path), read_only=False)
+    devices = (Entropy, lambda: VirtioConsole([Port("", lambda _: None)]), lambda: Block(disk))
+    if name == "virtio_msix":
+        devices = devices[::-1]
+    Booted(program(name), devices=devices).run()
+    before = left_over()
+    for _ in range(5):
+        assert Booted(program(name), devices=devices, vcpus=2).run().status in {57, 1, 0, 7}
+    assert left_over() == before
+    disk.close()
+
+
+def test_as_many_devices_as_fit(program):
+    assert Booted(program("virtio_polled"), devices=(Entropy,) * 31).run().status == 57
+    before = left_over()
+    with pytest.raises(KvmError, match="31 devices at most") as refused:
+        Booted(program("virtio_polled"), devices=(Entropy,) * 32).run()
+    assert refused.value.status == 78
+    assert left_over() == before
 
 
 NOT_BUILT: dict[str, dict[str, Any]] = {

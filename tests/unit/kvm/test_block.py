@@ -629,3 +629,12 @@ def test_a_full_queue_of_requests_that_wait(made):
         for sector, request in enumerate(requests):
             assert request.done() == (OK, 513)
             assert request.data[:4] == struct.pack("<I", sector)
+
+
+def test_without_flushes_what_is_written_is_safe_when_it_is_done(made):
+    driver, disk = made(features=EVERYTHING & ~(1 << 9))
+    assert Request(driver, OUT, 1, out=[bytes(512)]).done() == (OK, 1)
+    assert [call[0] for call in disk.calls] == ["write", "flush"]
+    driver, disk = made()
+    assert Request(driver, OUT, 1, out=[bytes(512)]).done() == (OK, 1)
+    assert [call[0] for call in disk.calls] == ["write"]

@@ -31,6 +31,7 @@ def test_statuses_are_those_of_the_design_and_even():
     assert all(value % 2 == 0 for value in found.values())
 
 
+COMMANDS = ("status", "console", "logs", "stop", "serve", "reset", "pause", "resume")
 USAGE = [
     [],
     ["fly"],
@@ -55,10 +56,12 @@ USAGE = [
     ["logs", "web", "-n", "0"],
     ["logs", "web", "-n", "all"],
     ["serve", "web", "--notify-fd", "three"],
-    *[[command] for command in ("status", "console", "logs", "stop", "serve")],
+    ["stop", "web", "--force=yes"],
+    ["balloon", "web"],
+    *[[command] for command in COMMANDS],
     *[
         [command, name]
-        for command in ("status", "console", "logs", "stop", "serve")
+        for command in COMMANDS
         for name in ("../web", "a/b", "Web", "", "-web", "a" * 64, "web\n", "$(web)")
     ],
 ]
@@ -365,3 +368,115 @@ def test_stopping_one_that_does_not_answer_is_by_signal(host, monkeypatch):
     monkeypatch.setattr(process, "alive", lambda _: not gone.is_set())
     assert host.main("stop", "web") == 0
     assert sent == [(os.getpid(), 15)]
+
+
+class Asked:
+    """Takes what is asked of a guest, which ends once it has been asked for ``ends``."""
+
+    def __init__(self, monkeypatch, ends, answer):
+        self.asked, self._ends, self._answer = [], ends, answer
+        monkeypatch.setattr(control, "request", self._request)
+        monkeypatch.setattr(process, "alive", lambda _: self._ends not in self.asked)
+
+    def _request(self, _, message, *__):
+        self.asked.append(message["op"])
+        return {"ok": True, **self._answer}
+
+
+STOPS = {
+    "a guest that listens": ("shutdown", True, [], ["shutdown"], 0),
+    "one that does not": ("stop", False, [], ["shutdown", "stop"], 0),
+    "one that says something else": ("stop", "yes", [], ["shutdown", "stop"], 0),
+    "one that does not heed it": ("stop", True, [], ["shutdown"], 124),
+    "the same, by force": ("stop", True, ["--force"], ["shutdown", "stop"], 0),
+    "one that does nothing": ("never", True, ["--force"], ["shutdown", "stop"], 124),
+}
+
+
+@pytest.mark.parametrize("case", STOPS)
+def test_how_a_guest_is_stopped(host, capsys, monkeypatch, case):
+    ends, listens, options, expected, status = STOPS[case]
+    host.running("web")
+    asked = Asked(monkeypatch, ends, {"listens": listens})
+    assert host.main("stop", "web", "--timeout", "0.05", *options) == status
+    assert asked.asked == expected
+    complaint = capsys.readouterr().err
+    assert ("has not stopped" in complaint) == (status != 0)
+    assert ("--force" in complaint) == (case == "one that does not heed it")
+
+
+@pytest.mark.parametrize("command", ["reset", "pause", "resume"])
+def test_what_a_guest_is_asked_for(host, monkeypatch, command):
+    host.running("web")
+    asked = Asked(monkeypatch, "never", {})
+    assert host.main(command, "web") == 0
+    assert asked.asked == [command]
+
+
+def test_a_balloon_is_asked_for_with_a_size(host, monkeypatch):
+    host.running("web")
+    sizes = []
+    monkeypatch.setattr(control, "request", lambda _, message: sizes.append(message["target"]))
+    assert host.main("balloon", "web", "64MiB") == host.main("balloon", "web", "all") == 0
+    assert sizes == [64 << 20, None]
+    with pytest.raises(SystemExit):
+        host.main("balloon", "web", "much")
+
+
+def test_a_paused_guest_is_shown_as_one(host, capsys, answers):
+    host.running("web")
+    answers({"ok": True, "state": "paused"})
+    assert host.main("list") == 0
+    assert capsys.readouterr().out.splitlines()[1].split()[:2] == ["web", "paused"]
+
+
+def test_numbers_of_all_guests(host, capsys, answers):
+    host.guest("asleep")
+    host.running("web")
+    answers({"ok": True, "metrics": {"up": 1, "boots": 2}})
+    assert host.main("metrics") == 0
+    found = json.loads(capsys.readouterr().out)
+    assert found == {"asleep": {"up": 0}, "web": {"up": 1, "boots": 2}}
+    assert host.main("metrics", "--prometheus") == 0
+    assert 'virtfleet_guest_boots_total{name="web"} 2\n' in capsys.readouterr().out
+    assert host.main("metrics", "nobody") == 66
+
+
+@pytest.mark.parametrize("made_up", [None, 7, "x", ["x"], {"up": "x\n"}])
+def test_numbers_that_a_hostile_process_makes_up(host, capsys, answers, made_up):
+    host.running("web")
+    answers({"ok": True, "metrics": made_up})
+    assert host.main("metrics", "--prometheus") == 0
+    lines = capsys.readouterr().out.splitlines()
+    assert [line for line in lines if not line.startswith("#")] in (
+        [],
+        ['virtfleet_guest_up{name="web"} 1'],
+    )
+
+
+def test_a_guest_that_runs_and_does_not_answer_is_up(host, capsys):
+    host.running("web")
+    assert host.main("metrics", "--prometheus") == 0
+    said = capsys.readouterr()
+    assert 'virtfleet_guest_up{name="web"} 1\n' in said.out
+    assert "web: no guest answers at " in said.err
+
+
+def test_where_an_error_came_from_is_said_without_a_module_for_it():
+    def fail():
+        raise LookupError("deep inside")
+
+    try:
+        try:
+            fail()
+        except LookupError as cause:
+            raise ValueError("because of it") from cause
+    except ValueError as error:
+        lines = errors.trace(error).splitlines()
+    assert lines[0] == "Traceback (most recent call last):"
+    assert lines[1].startswith('  File "')
+    assert lines[1].endswith("without_a_module_for_it")
+    assert lines[2].endswith(", in fail")
+    assert lines[3] == "LookupError: deep inside"
+    assert "which led to:" in lines
+    assert lines[-1] == "ValueError: because of it"

@@ -19,7 +19,10 @@ class Run:
     def __init__(self):
         self.machine = SimpleNamespace(
             config=SimpleNamespace(vcpus=2, memory=4 << 20),
-            devices=[SimpleNamespace(name="net", note="vhost")],
+            devices=[
+                SimpleNamespace(name="net", note="vhost"),
+                SimpleNamespace(name="rng", note=""),
+            ],
         )
         self.started = 0.0
         self.boots = 3

@@ -271,7 +271,7 @@ def test_a_crash_leaves_what_was_flushed(tmp_path, monkeypatch, recorded, shape)
 @pytest.mark.soak
 @pytest.mark.parametrize("shape", SHAPES)
 def test_very_many_crashes(tmp_path, monkeypatch, recorded, shape):
-    for number in range(150):
+    for number in range(40):
         with monkeypatch.context() as patch:
             if number % 3:
                 small_caches(patch)

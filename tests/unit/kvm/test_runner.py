@@ -586,6 +586,38 @@ def test_a_machine_that_is_paused_when_it_is_reset_does_not_stay_so():
     assert on_main_thread(ends[0], steps)[1].reason == "done"
 
 
+def test_a_pause_between_two_machines_holds_for_the_next():
+    """Asked for in the turn that is taken between them."""
+    reader, writer = os.pipe()
+    last = CountingVcpu()
+    running = Runner(machine(ScriptedVcpu(RESET)))
+    running.again = lambda _: machine(last)
+
+    def pause():
+        os.read(reader, 1)
+        assert running.pause()
+
+    running.watch(reader, pause)
+    os.write(writer, b"x")
+    seen = []
+
+    def turn():
+        if running.machine.vcpus[0] is last:
+            seen.append((running.paused, last.entries))
+            if len(seen) == 5:
+                running.resume()
+            elif len(seen) > 5:
+                assert moves(last)
+                running.finish(Outcome(0, "done"))
+        return 0.01
+
+    running.each_turn(turn)
+    assert running.run(timeout=SOON).reason == "done"
+    assert seen[:5] == [(True, 0)] * 5
+    os.close(reader)
+    os.close(writer)
+
+
 def test_workers_of_every_machine_are_started():
     class Worker:
         started = 0
@@ -702,3 +734,8 @@ def test_a_paused_guest_is_let_go_on_to_see_the_button():
         yield
 
     assert on_main_thread(made, steps)[1].reason == "done"
+
+
+def test_threads_have_stacks_of_which_no_huge_page_is_made():
+    run(ScriptedVcpu(GuestStop(1, "end")))
+    assert 0 < threading.stack_size() < 2 << 20

@@ -4,9 +4,12 @@
 
 from __future__ import annotations
 
+import fcntl
 import os
 import pty
+import signal
 import socket
+import struct
 import termios
 import threading
 import time
@@ -240,3 +243,42 @@ def test_the_escape_key_leaves(attach, tty):
     os.write(person, b"\x1d")
     assert talk.wait() == ["user"]
     assert termios.tcgetattr(program) == before
+
+
+def test_the_size_of_the_terminal_is_told_at_first_and_when_it_changes(monkeypatch, tty):
+    person, program = tty
+    out, shown = os.pipe()
+    monkeypatch.setattr(terminal, "STDIN", program)
+    monkeypatch.setattr(terminal, "STDOUT", shown)
+    before = signal.getsignal(signal.SIGWINCH)
+    ours, guest = socket.socketpair()
+    sizes = []
+
+    def on_resize(columns, rows):
+        sizes.append((columns, rows))
+        if len(sizes) == 1:
+            fcntl.ioctl(program, termios.TIOCSWINSZ, struct.pack("4H", 50, 132, 0, 0))
+            os.kill(os.getpid(), signal.SIGWINCH)
+        else:
+            os.write(person, terminal.ESCAPE)
+
+    fcntl.ioctl(program, termios.TIOCSWINSZ, struct.pack("4H", 25, 80, 0, 0))
+    assert terminal.converse(ours, on_resize) == "user"
+    assert sizes == [(80, 25), (132, 50)]
+    assert signal.getsignal(signal.SIGWINCH) == before
+    for one in (ours, guest):
+        one.close()
+    for descriptor in (out, shown):
+        os.close(descriptor)
+
+
+def test_what_is_no_terminal_has_no_size(attach, monkeypatch):
+    sizes = []
+    converse = terminal.converse
+    monkeypatch.setattr(terminal, "converse", lambda c: converse(c, lambda *s: sizes.append(s)))
+    talk = attach()
+    talk.guest.sendall(b"x")
+    assert os.read(talk.shown, 10) == b"x"
+    talk.guest.close()
+    assert talk.wait() == ["guest"]
+    assert sizes == []
