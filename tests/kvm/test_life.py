@@ -280,6 +280,7 @@ def test_a_guest_that_never_starts_its_watchdog_is_ended(flat):
     assert guest.last_exit()["reason"] == "the watchdog ran out"
 
 
+@pytest.mark.soak
 def test_or_reset(flat, eventually):
     guest = flat("halt", watchdog={"timeout": 0.2, "action": "reset"})
     served = guest.start()
