@@ -53,7 +53,8 @@ def open_folder(path: str) -> int:
 class Jail:
     """Builds the jail of one guest around this process. To be called while it has one thread.
 
-    ``folder`` stays reachable; on ``stage``, an empty place of root's, the new root is built.
+    ``folder`` stays reachable; on ``stage``, a folder of root's, the new root is built. Both are
+    absolute paths.
     """
 
     def __init__(self, uid: int, folder: str, stage: str) -> None:
@@ -115,7 +116,9 @@ class Jail:
         mount(None, "/", None, _RECURSIVE | _PRIVATE)
         mount("tmpfs", self._stage, "tmpfs", _HARMLESS)
         inside = self._stage + self._folder
+        mask = os.umask(0o022)  # the guest's user has to get through
         os.makedirs(inside)
+        os.umask(mask)
         mount(self._folder, inside, None, _BIND)
         mount(None, inside, None, _REMOUNT | _BIND | _HARMLESS)
         mount(None, self._stage, None, _REMOUNT | _READ_ONLY | _HARMLESS)

@@ -159,7 +159,7 @@ def serve(name: str, root: str = "/", notify: int | None = None, device: str = D
 
     Raises KvmError, after telling whoever waits at ``notify``, if it cannot be started.
     """
-    paths = Layout(root).guest(name)
+    paths = Layout(os.path.abspath(root)).guest(name)
     version = running_version()
     started = time.time()
     confined: dict[str, Any] | None = None

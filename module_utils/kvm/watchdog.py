@@ -11,6 +11,7 @@ reset.
 from __future__ import annotations
 
 import struct
+import time
 from typing import TYPE_CHECKING, Callable
 
 from .pci import Function, Mapping
@@ -63,7 +64,7 @@ class Watchdog:
 
     def now(self) -> float:
         """Return the time in seconds, which stands still while the guest does."""
-        return self._runner.guest_time() if self._runner else 0.0
+        return self._runner.guest_time() if self._runner else time.monotonic()
 
     def changed(self) -> None:
         """Follow a change of the time at which it fires."""

@@ -274,10 +274,12 @@ def test_a_paused_guest_is_reset_by_who_asks_for_it(host, eventually):
 
 
 def test_a_guest_that_never_starts_its_watchdog_is_ended(flat):
-    guest = flat("halt", watchdog={"timeout": 0.3, "action": "stop"})
+    guest = flat("halt", watchdog={"timeout": 1.5, "action": "stop"})
     served = guest.start()
+    assert 0 < guest.ask(op="status")["watchdog"]["left"] <= 0.75
     assert served.end() == (124, "kvm-helper: the watchdog ran out\n")
     assert guest.last_exit()["reason"] == "the watchdog ran out"
+    assert guest.last_exit()["ended"] - guest.last_exit()["started"] >= 1.4
 
 
 @pytest.mark.soak

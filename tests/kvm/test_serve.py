@@ -253,6 +253,21 @@ def test_systemd_is_told_when_it_runs(host):
         assert receiver.recv(100) == b"READY=1"
 
 
+def test_a_root_that_is_given_from_where_one_stands(host, eventually):
+    guest = host.guest()
+    folder, name = os.path.split(host.root)
+    root, host.root = host.root, name
+    try:
+        served = guest.start(cwd=folder, umask=0o077)
+    finally:
+        host.root = root
+    assert served.line == "ready\n"
+    eventually(lambda: guest.log().endswith(b"> "))
+    assert guest.ask(op="stop") == {"ok": True}
+    assert served.end() == (0, "")
+    assert guest.last_exit()["status"] == 0
+
+
 # Privileges, and what is written.
 
 

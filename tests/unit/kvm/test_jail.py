@@ -98,6 +98,18 @@ def test_the_folder_is_all_that_is_left(places, tmp_path):
 
 
 @as_root
+def test_a_strict_umask_shuts_nobody_out(places):
+    state, stage = places
+
+    def child():
+        os.umask(0o077)
+        Jail(UID, state, stage).enter(1, 0)
+        return [attempt(open, f"{state}/kept"), os.umask(0)]
+
+    assert in_child(child) == ["allowed", 0o077]
+
+
+@as_root
 def test_nothing_else_is_in_the_new_root(places):
     state, stage = places
 

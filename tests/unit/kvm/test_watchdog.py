@@ -5,6 +5,7 @@
 from __future__ import annotations
 
 import threading
+import time
 from types import SimpleNamespace
 
 import pytest
@@ -266,6 +267,16 @@ def test_a_guest_that_never_gets_to_its_driver():
     guest.boot()
     guest.start(30)  # this time it does
     assert guest.run.turn() < 16
+
+
+def test_the_first_machine_is_made_before_there_is_a_runner():
+    """Its time goes on from where the runner's begins."""
+    run = Run()
+    watchdog = Watchdog(60, lambda: None)
+    watchdog.make(BAR).place(run.machine.bus)
+    run.time = time.monotonic()
+    watchdog.watch(run)
+    assert run.turn() == pytest.approx(30, abs=1)
 
 
 def test_the_longest_time_fits_its_counters():
