@@ -13,7 +13,7 @@ from ...converge.compare import compare
 from ...converge.errors import Problem, nearest
 from ...units import UnitError, format_size, parse_duration, parse_size
 from ..engine import ACTIVE, BOOT_KEYS, Differences
-from ..spec import ABSENT, CALLED, KEPT, PRESENT, RESTARTED, RUNNING, STOPPED, Reader, quotable
+from ..spec import ABSENT, CALLED, KEPT, PRESENT, RESTARTED, RUNNING, STOPPED, WAS, Reader, quotable
 from . import devices, seeding
 
 if TYPE_CHECKING:
@@ -268,10 +268,13 @@ class IoctlDialect:
         if seed is not None and seed.file is not None:
             whole[seeding.FILE] = seed.file
             whole[seeding.KEY] = seed.documents
+        if seen is None and WAS in stated:  # its identity follows from that name
+            whole[WAS] = stated[WAS]
         return whole
 
     def _settled(self, stated: Mapping[str, Any], there: Mapping[str, Any]) -> dict[str, Any]:
-        return devices.settled(stated, there, str(stated["name"]), self.fleet)
+        name = str(stated.get(WAS) or stated["name"])
+        return devices.settled(stated, there, name, self.fleet)
 
     def masked(self, spec: Mapping[str, Any]) -> dict[str, Any]:
         """Return a spec as it may be shown: what a seed holds may be a secret."""

@@ -31,6 +31,7 @@ from ...kvm.process import Identity
 from ...seed.store import SeedError, Seeds
 from ...units import parse_size
 from ..engine import FAILED, STOPPED, Failure, Host, Observed, former_name
+from ..spec import WAS
 from . import definition, images, seeding, store, waiting
 from .detached import ANSWER_TIMEOUT, Failures
 from .dialect import ENGINE, OWN_KERNEL, IoctlDialect, Limits, machine, moment
@@ -233,17 +234,24 @@ class IoctlEngine:
 
     def _loose_seeds(self) -> Iterator[tuple[str, list[str]]]:
         """Yield the guests that have seeds of which not all are used, and those that are."""
-        for name in self.seeds.guests():
-            used = []
-            with suppress(OSError, ValueError):
-                paths = self.layout.guest(name)
-                kept = [read_definition(paths)]
-                with suppress(FileNotFoundError), open(store.booted_path(paths), "rb") as file:
-                    kept.append(json.loads(file.read().decode())["definition"])
-                used = [one["spec"].get(seeding.FILE) for one in kept]
-            used = [file for file in used if file]
+        guests = self.seeds.guests()
+        # A guest that got another name may yet have a seed of the former.
+        names = self.layout.names() if guests else []
+        used = [file for name in names for file in self._seeds_of(self.layout.guest(name))]
+        for name in guests:
             if self.seeds.unused(name, used):
                 yield name, used
+
+    @staticmethod
+    def _seeds_of(paths: GuestPaths) -> list[str]:
+        """Return the seeds that a guest has, and was started with."""
+        kept = []
+        with suppress(OSError, ValueError, KeyError):
+            kept.append(read_definition(paths))
+            with open(store.booted_path(paths), "rb") as file:
+                kept.append(json.loads(file.read().decode())["definition"])
+        found = (one["spec"].get(seeding.FILE) for one in kept)
+        return [file for file in found if file]
 
     # What is done.
 
@@ -353,7 +361,8 @@ class IoctlEngine:
     def _create_one(self, name: str, spec: Mapping[str, Any], uid: int) -> None:
         """Make a guest: what it will have made for it is written down before it is made."""
         own = _to_make(spec)
-        identity = definition.derive_uuid(self.fleet, name)
+        identity = definition.derive_uuid(self.fleet, str(spec.get(WAS, name)))
+        spec = {key: value for key, value in spec.items() if key != WAS}
         content = definition.encode(self._definition(spec, identity, uid, own))
 
         def fill() -> None:
@@ -382,15 +391,26 @@ class IoctlEngine:
                 switched.add(name)
         return {**failures, **self._autostart(switched, specs, also_off=True)}
 
+    def _made_for(
+        self, paths: GuestPaths, before: Mapping[str, Any], spec: Mapping[str, Any]
+    ) -> dict[str, Sequence[str]]:
+        """Make what a guest will have, and return the images that were made for it so far.
+
+        They are written down before they are made.
+        """
+        there = before.get("files", {})
+        files = {**there, **_to_make(spec)}
+        if files != there:
+            store.replace(paths.definition, definition.encode({**before, "files": files}))
+        self._make_seed(spec)
+        self._make_images(spec)
+        return files
+
     def _update_one(self, name: str, spec: Mapping[str, Any], parts: Sequence[Action]) -> None:
         """Put one new definition in place, last: until then the next run sees what is to do."""
         paths = self.layout.guest(name)
         before = read_definition(paths)
-        files = {**before.get("files", {}), **_to_make(spec)}
-        if files != before.get("files", {}):  # written down before they are made
-            store.replace(paths.definition, definition.encode({**before, "files": files}))
-        self._make_seed(spec)
-        self._make_images(spec)
+        files = self._made_for(paths, before, spec)
         made = self._definition(spec, before["uuid"], before["machine"]["uid"], files)
         process = running_process(paths)
         if process is not None:
@@ -406,11 +426,9 @@ class IoctlEngine:
         if running_process(there) is not None:
             raise OSError("it runs again")
         before = read_definition(there)
-        files = {**before.get("files", {}), **_to_make(spec)}
-        self._make_seed(spec)
+        files = self._made_for(there, before, spec)
         made = self._definition(spec, before["uuid"], before["machine"]["uid"], files)
         store.lay_ready(paths, definition.encode(made))
-        self._make_images(spec)
         # The host starts one of the two at boot, whenever this ends.
         if self._starts(former):
             self._switch(name, enable=True)
@@ -422,7 +440,7 @@ class IoctlEngine:
             self._switch(former, enable=False)
         self.supervisor.forget([former])
         store.put_in(paths)
-        self.seeds.tidy(former, ())
+        self.seeds.tidy(former, self._seeds_of(paths))
 
     def _complete(self, paths: GuestPaths) -> None:
         """Complete a rename that was interrupted, or take it back if the folder was not moved."""

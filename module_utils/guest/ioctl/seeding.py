@@ -14,6 +14,7 @@ from ...converge.errors import Problem
 from ...seed import documents as texts
 from ...seed.declaration import Declaration
 from ...virt.identity import uuid_for
+from ..spec import WAS
 
 if TYPE_CHECKING:
     from ...seed.store import Seeds
@@ -73,8 +74,14 @@ def seeding(
     """
     there = {} if seen is None else seen.spec or {}
     file, former = there.get(FILE), there.get(KEY)
+    name = str(stated["name"])
+    # One of a name that the guest has no more goes to the folder of its own.
+    moved = file is not None and seeds is not None and not seeds.holds(file, name)
     if KEY not in stated:
-        return None if file is None else Seeding(former, file)
+        if not (moved and seeds and former):
+            return None if file is None else Seeding(former, file)
+        other = seeds.next(name)
+        return Seeding(former, other, (Edit(f"{KEY}.file", file, other, NEXT_BOOT),))
     declared = stated[KEY]
     if declared is None:
         if file is None:
@@ -82,24 +89,24 @@ def seeding(
         gone = Edit(KEY, texts.masked(former or {}), None, NEXT_BOOT)
         return Seeding(None, None, (gone,))
     if isinstance(declared, Declaration):
-        name = str(stated["name"])
-        uuid = seen.uuid if seen is not None and seen.uuid else uuid_for(name, fleet)
+        first = str(stated.get(WAS) or name)
+        uuid = seen.uuid if seen is not None and seen.uuid else uuid_for(first, fleet)
         macs = [nic["mac"] for nic in whole.get("nics") or ()] if "nics" in stated else None
         wanted = texts.documents(declared, name, uuid, macs, former)
     else:  # as it was observed, for a guest that is made anew
         wanted = dict(declared)
-    if file is not None and former == wanted:
+    if file is not None and former == wanted and not moved:
         return Seeding(wanted, file)
-    made = None if seeds is None else seeds.next(str(stated["name"]))
+    made = None if seeds is None else seeds.next(name)
     edits = [Edit(*change, NEXT_BOOT) for change in texts.changes(former or {}, wanted)]
     if not edits:
-        edits.append(Edit(f"{KEY}.file", None, made, NEXT_BOOT))  # it was not whole
+        edits.append(Edit(f"{KEY}.file", file if moved else None, made, NEXT_BOOT))
     return Seeding(wanted, made, tuple(edits))
 
 
 def masked(spec: Mapping[str, Any]) -> dict[str, Any]:
     """Return a spec as it may be shown: without what may be secret in a seed."""
-    found = {key: value for key, value in spec.items() if key not in (KEY, FILE)}
+    found = {key: value for key, value in spec.items() if key not in (KEY, FILE, WAS)}
     if spec.get(KEY) is not None:
         found[KEY] = texts.masked(spec[KEY])
     return found

@@ -10,9 +10,13 @@ system. Guests' processes are simulated.
 from __future__ import annotations
 
 import builtins
+import json
 import os
+from pathlib import Path
+from typing import Any
 
 import pytest
+from ansible.module_utils.seed.store import tool
 
 CALLS = (
     "mkdir",
@@ -154,6 +158,40 @@ def at_moments(machine, before, wish, first):
         if not came_so_far:
             break
     assert 5 < number < 900
+
+
+@pytest.mark.skipif(tool() is None, reason="no program here makes ISOs")
+def test_a_guest_with_another_name_keeps_its_seed_and_its_images(quick_machine):
+    machine, root = quick_machine, Path(quick_machine.layout.root)
+    stopped: dict[str, Any] = {"state": "stopped", "cloud_init": {}}
+    disks = [
+        {"target": target, "file": str(root / f"{target}.qcow2"), "size": "1MiB"}
+        for target in ("vda", "vdb")
+    ]
+    first = {"instance_id": "first"}
+    before = [{**stopped, "name": "a", "disks": disks[:1], "cloud_init": first}]
+    other = {**stopped, "name": "b"}
+    wish = {**stopped, "name": "c", "was": "a", "disks": disks}
+    for number in range(0, 1000, 3):
+        clean(machine, [*before, other, wish])
+        for file in (*root.glob("*.qcow2"), *root.glob(".*.qcow2*")):
+            file.unlink()
+        machine.run(*before, other)
+        came_so_far = interrupted(machine, [wish], number)
+        # One that is about others clears up first.
+        machine.run({**other, "vcpus": 2})
+        machine.run(wish)
+        assert machine.run(wish)["changed"] is False
+        assert sorted(os.listdir(machine.layout.guests)) == ["b", "c"]
+        seeds = Path(machine.layout.state, "seeds-ioctl")
+        assert sorted(os.listdir(seeds)) == ["b", "c"]
+        made = machine.definition("c")
+        assert set(made["files"]) == {disk["file"] for disk in disks}, "they are nobody's"
+        kept = Path(made["spec"]["seed"]).with_suffix(".json").read_text(encoding="utf-8")
+        assert json.loads(kept)["meta_data"] == {"instance-id": "first", "local-hostname": "c"}
+        if not came_so_far:
+            break
+    assert 20 < number < 900
 
 
 def clean(machine, known):

@@ -17,6 +17,10 @@ from ansible.module_utils.converge.action import Action, Change
 from ansible.module_utils.converge.errors import ApplyError
 from ansible.module_utils.guest.ioctl import store
 from ansible.module_utils.guest.spec import digest
+from ansible.module_utils.seed import store as seed_store
+from ansible.module_utils.virt.identity import mac_for, uuid_for
+
+needs_isos = pytest.mark.skipif(seed_store.tool() is None, reason="no program here makes ISOs")
 
 
 def verbs(outcome):
@@ -155,3 +159,72 @@ def test_what_cannot_be_started_at_boot_keeps_its_name(supervised_machine, monke
     assert machine.run({"name": "old", "state": "stopped"})["changed"] is False
     assert os.listdir(machine.layout.guests) == ["old"]
     assert machine.supervisor.autostarted() == {"old"}
+
+
+# Seeds, images and identity.
+
+
+def disk(machine, name="old"):
+    file = os.path.join(machine.layout.root, f"{name}.qcow2")
+    return {"target": "vda", "file": file, "size": "1MiB"}
+
+
+def seeds(machine):
+    folder = Path(machine.layout.state, "seeds-ioctl")
+    return sorted(str(path.relative_to(folder)) for path in folder.rglob("*"))
+
+
+def seed_of(machine, name):
+    (file,) = [one["file"] for one in machine.definition(name)["machine"]["disks"]]
+    return json.loads(Path(file).with_suffix(".json").read_text(encoding="utf-8"))
+
+
+@needs_isos
+def test_a_seed_follows_with_its_name_and_the_instance_stays(machine):
+    machine.run({"name": "old", "state": "stopped", "cloud_init": {"instance_id": "first"}})
+    wish = {"name": "new", "was": "old", "state": "stopped", "cloud_init": {}}
+    assert [c["path"] for c in machine.run(wish)["actions"][0]["changes"]] == [
+        "name",
+        "cloud_init.meta_data.local-hostname",
+    ]
+    assert seeds(machine) == ["new", "new/1.iso", "new/1.json"]
+    meta = seed_of(machine, "new")["meta_data"]
+    assert meta == {"instance-id": "first", "local-hostname": "new"}
+    assert machine.run(wish)["changed"] is False
+
+
+@needs_isos
+@pytest.mark.parametrize("more", [{}, {"cloud_init": {"hostname": "stays"}}])
+def test_a_seed_that_stays_as_it_is_follows_too(machine, more):
+    machine.run({"name": "old", "state": "stopped", "cloud_init": {"hostname": "stays"}})
+    wish = {"name": "new", "was": "old", "state": "stopped", **more}
+    assert [c["path"] for c in machine.run(wish)["actions"][0]["changes"]] == [
+        "name",
+        "cloud_init.file",
+    ]
+    assert seeds(machine) == ["new", "new/1.iso", "new/1.json"]
+    assert seed_of(machine, "new")["meta_data"]["local-hostname"] == "stays"
+    assert machine.run(wish)["changed"] is False
+
+
+def test_images_stay_the_guest_s_own(machine):
+    machine.run({"name": "old", "state": "stopped", "disks": [disk(machine)]})
+    more = {**disk(machine, "more"), "target": "vdb"}
+    wish = {"name": "new", "was": "old", "state": "stopped", "disks": [disk(machine), more]}
+    machine.run(wish)
+    assert machine.run(wish)["changed"] is False
+    machine.run({"name": "new", "was": "old", "state": "absent", "remove_disks": True})
+    assert [name for name in os.listdir(machine.layout.root) if name.endswith(".qcow2")] == []
+
+
+def test_its_identity_is_that_of_the_name_it_had_wherever_it_is_made(machine):
+    dialect = machine.engine().dialect()
+    entry = {"name": "new", "was": "old", "engine": "ioctl", "kernel": "greeter"}
+    stated = {**entry, "nics": [{"bridge": "br0", "mac": None}]}
+    assert dialect.complete(stated, None)["nics"][0]["mac"] == mac_for("old", 0)
+    wish = {"name": "new", "was": "old", "state": "stopped"}
+    machine.run(wish)
+    made = machine.definition("new")
+    assert made["uuid"] == uuid_for("old")
+    assert "was" not in made["spec"]
+    assert machine.run(wish)["changed"] is False
