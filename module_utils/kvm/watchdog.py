@@ -78,6 +78,7 @@ class Watchdog:
         left = self._advance(runner)
         if left is None or left > 0:
             return left
+        self._function = None  # its machine is over
         self.fired += 1
         self.timed_out = True
         self._on_fire()
@@ -152,8 +153,7 @@ class I6300Esb(Function):
                 if self.config[_LOCK] & _FREE_RUNNING:
                     self._start(0)
             else:
-                self._running = None
-                return 0.0
+                return 0.0  # and so whoever else asks: it is due until it has fired
             running = self._running
         return None
 

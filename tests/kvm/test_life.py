@@ -282,7 +282,6 @@ def test_a_guest_that_never_starts_its_watchdog_is_ended(flat):
     assert guest.last_exit()["ended"] - guest.last_exit()["started"] >= 1.4
 
 
-@pytest.mark.soak
 def test_or_reset(flat, eventually):
     guest = flat("halt", watchdog={"timeout": 0.2, "action": "reset"})
     served = guest.start()

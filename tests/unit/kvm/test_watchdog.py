@@ -143,6 +143,16 @@ def test_one_long_turn_goes_through_both_stages(guest):
     assert len(guest.fires) == 1
 
 
+def test_whoever_asks_for_its_state_takes_nothing_from_it(guest):
+    guest.start(30)
+    guest.run.turn(16)
+    guest.run.time += 16
+    for _ in range(2):
+        assert guest.watchdog.state() == {"fired": 0, "left": 0.0}
+    guest.run.turn()
+    assert len(guest.fires) == 1
+
+
 def test_in_the_second_stage_it_is_not_too_late(guest):
     guest.start(30)
     guest.run.turn(20)
