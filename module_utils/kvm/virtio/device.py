@@ -82,7 +82,7 @@ class VirtioDevice:
 
     def counters(self) -> Mapping[str, int]:
         """Return what has been counted since the device was made, and by its host's side."""
-        return self.counts
+        return self.counts.copy()
 
     def stop(self) -> None:
         """End: the driver resets the device, or the machine ends. Nothing is touched after that."""

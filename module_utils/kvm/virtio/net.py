@@ -12,7 +12,7 @@ from __future__ import annotations
 import os
 import struct
 from functools import partial
-from typing import TYPE_CHECKING, Mapping, Sequence
+from typing import TYPE_CHECKING, Counter, Mapping, Sequence
 
 from .. import tap as host
 from .device import VirtioDevice
@@ -62,8 +62,17 @@ class _Receiver:
     a frame has at most; what is longer than the buffers that are there comes by a scratch.
     """
 
-    def __init__(self, queue: Queue, descriptor: int, largest: int, *, mergeable: bool) -> None:
+    def __init__(
+        self,
+        queue: Queue,
+        descriptor: int,
+        largest: int,
+        counts: Counter[str],
+        *,
+        mergeable: bool,
+    ) -> None:
         self._queue = queue
+        self._counts = counts
         self._descriptor = descriptor
         self._largest = largest
         self._mergeable = mergeable
@@ -77,7 +86,6 @@ class _Receiver:
         self._start: list[memoryview] = []
         self._rest = b""
         self.starved = False  # the driver has to give buffers before anything is read
-        self.dropped = 0
 
     def run(self) -> None:
         """Receive what is there, as far as there are buffers and for one turn at most.
@@ -136,7 +144,7 @@ class _Receiver:
             if left <= 0:
                 break
         if left > 0 and (not self._mergeable or left == _SCRATCH):
-            self.dropped += 1  # and the buffers are there for the next one
+            self._counts["rx_dropped"] += 1  # and the buffers are there for the next one
             return
         start = self._pieces[:pieces]
         del self._buffers[:count], self._pieces[:pieces]
@@ -152,7 +160,7 @@ class _Receiver:
         while self._rest:
             if len(self._filled) >= self._queue.size:
                 self._rest = b""  # the driver can have no more: what is cut off is lost
-                self.dropped += 1
+                self._counts["rx_dropped"] += 1
                 break
             chain = self._next()
             if chain is None:
@@ -243,9 +251,10 @@ class Net(VirtioDevice):
         except OSError as error:
             raise BrokenDriver(f"the tap {self._tap.name} is gone: {error.strerror}") from error
         if not self._vhosts:
+            queues, fds = self.queues[::2], self._tap.fds[:pairs]
             self._receivers = [
-                _Receiver(self.queues[2 * pair], self._tap.fds[pair], largest, mergeable=mergeable)
-                for pair in range(pairs)
+                _Receiver(queue, descriptor, largest, self.counts, mergeable=mergeable)
+                for queue, descriptor in zip(queues, fds)
             ]
         self._set_pairs(1)
 
@@ -368,9 +377,7 @@ class Net(VirtioDevice):
         return True
 
     def counters(self) -> Mapping[str, int]:
-        """Return frames, bytes and losses, as the guest sees them."""
-        found = {**self._tap.statistics(), **self.counts}
-        dropped = sum(receiver.dropped for receiver in self._receivers)
-        if dropped:
-            found["rx_dropped"] = found.get("rx_dropped", 0) + dropped
+        """Return frames, bytes and losses, as the guest sees them; the tap's are of its life."""
+        found = self.counts.copy()
+        found.update(self._tap.statistics())
         return found
