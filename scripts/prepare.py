@@ -198,6 +198,8 @@ def install(level: str) -> None:
     """Make .venv, if there is none that works, and install the level's packages into it."""
     if not venv_is_ours():
         say(f"making {VENV.name} with Python {sys.version.split()[0]}")
+        if VENV.is_symlink():  # what it leads to belongs to another checkout
+            VENV.unlink()
         run(sys.executable, "-m", "venv", "--clear", str(VENV))
         (VENV / "virtfleet-python").write_text(fingerprint([]))
     wanted = requirements(level)

@@ -190,6 +190,21 @@ def test_a_venv_that_was_copied_is_made_anew(prepare, monkeypatch, tmp_path):
     assert not prepare.venv_is_ours()
 
 
+def test_the_venv_of_another_checkout_stays_as_it_is(prepare, monkeypatch, tmp_path):
+    theirs = tmp_path / "theirs"
+    theirs.mkdir()
+    (theirs / "virtfleet-python").write_text("theirs")
+    monkeypatch.setattr(prepare, "VENV", tmp_path / "ours")
+    prepare.VENV.symlink_to(theirs)
+    monkeypatch.setattr(prepare, "run", lambda *_: prepare.VENV.mkdir(exist_ok=True))
+    prepare.install("run")
+    assert not prepare.VENV.is_symlink()
+    assert prepare.venv_is_ours()
+    assert [(path.name, path.read_text()) for path in theirs.iterdir()] == [
+        ("virtfleet-python", "theirs")
+    ]
+
+
 def test_an_old_python_gets_a_sentence(prepare, monkeypatch, capsys):
     monkeypatch.setattr(prepare, "OLDEST_PYTHON", (99, 1))
     assert prepare.main(["run"]) == 1
