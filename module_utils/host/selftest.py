@@ -13,6 +13,7 @@ from .check import Finding, as_dict, failed, info, passed, unknown, warned
 from .verdict import judge
 
 _LIMIT = "guests are slower than the thresholds allow"
+_NO_LINUX = "the helper boots no Linux"
 _SOURCE = "/dev/kvm (guests of the self-test)"
 
 # Generous: current hardware needs a tenth of these times, and reaches 0.95 and more.
@@ -33,6 +34,7 @@ _TITLES = {
     "memory_ratio": "Memory speed, guest over native",
 }
 GUEST = "selftest.guest"
+LINUX = "selftest.linux"
 
 
 def guest(result: Mapping[str, Any]) -> Finding:
@@ -46,6 +48,18 @@ def guest(result: Mapping[str, Any]) -> Finding:
     ways = {"native": "ring 0 on the CPU", "emulated": "ring 0 emulated"}
     way = ways.get(result["facts"].get("ring0", ""), "how its ring 0 runs is not known")
     return passed(f"it ran, {way}")
+
+
+def linux(result: Mapping[str, Any]) -> Finding:
+    """Say whether the host's own kernel boots as a guest, and how long that took."""
+    error = result["errors"].get("linux_boot")
+    if error:
+        return warned(error, "it boots", "use the engine libvirt here, and report this console")
+    measured = next((one for one in result["measurements"] if one["id"] == "linux_boot"), None)
+    if measured is None:
+        fact = result["facts"].get("linux_boot")
+        return info(f"not tried: {fact}") if fact else unknown("not tried")
+    return passed(f"{_number(measured['value'])} ms from power-on to its first process")
 
 
 def speed(identity: str, result: Mapping[str, Any], threshold: float) -> Finding:
@@ -70,7 +84,7 @@ def _number(value: float) -> str:
 
 
 def assess(result: Mapping[str, Any], thresholds: Mapping[str, float]) -> dict[str, Any]:
-    """Return ``measurements``, ``facts``, ``checks`` and ``verdict`` of a self-test."""
+    """Return ``measurements``, ``facts``, ``errors``, ``checks`` and ``verdict`` of a self-test."""
     rows: list[dict[str, Any]] = [
         as_dict(GUEST, "A guest runs", _SOURCE, guest(result)),
     ]
@@ -84,10 +98,12 @@ def assess(result: Mapping[str, Any], thresholds: Mapping[str, float]) -> dict[s
             )
             for identity, title in _TITLES.items()
         ]
-    limits = {row["id"]: _LIMIT for row in rows}
+        rows.append(as_dict(LINUX, "The host's own Linux boots", _SOURCE, linux(result)))
+    limits = {**{row["id"]: _LIMIT for row in rows}, LINUX: _NO_LINUX}
     return {
         "measurements": result["measurements"],
         "facts": result["facts"],
+        "errors": result["errors"],
         "checks": rows,
         "verdict": judge(rows, limits),
     }
@@ -95,4 +111,4 @@ def assess(result: Mapping[str, Any], thresholds: Mapping[str, float]) -> dict[s
 
 def names() -> Sequence[str]:
     """Return the names of all checks of the self-test."""
-    return (GUEST, *(f"selftest.{identity}" for identity in _TITLES))
+    return (GUEST, *(f"selftest.{identity}" for identity in _TITLES), LINUX)

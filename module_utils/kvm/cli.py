@@ -202,16 +202,19 @@ def _command_probe(options: argparse.Namespace) -> int:
 def _command_selftest(options: argparse.Namespace) -> int:
     from .selftest import selftest
 
-    result = selftest(options.device)
+    result = selftest(options.device, linux=options.linux)
     if options.json:
         _say_json(result)
     else:
         for one in result["measurements"]:
             unit = "" if one["unit"] == "ratio" else f" {one['unit']}"
             spread = f"{one['min']:.3g} to {one['max']:.3g}, {one['samples']} samples"
-            _say(f"{one['title']:<44} {one['value']:8.3g}{unit:<4} ({spread})")
+            ending = f" ({spread})" if one["samples"] > 1 else ""
+            _say(f"{one['title']:<44} {one['value']:8.3g}{unit:<4}{ending}")
         for name, value in sorted(result["facts"].items()):
             _say(f"{name:<44} {value}")
+        for error in result["errors"].values():
+            _complain(error)
     if result["error"]:
         _complain(result["error"])
     return EXIT_OK if result["ok"] else EXIT_CONFIG
@@ -534,6 +537,7 @@ def _parser() -> argparse.ArgumentParser:
     on_device(added)
     as_json(added)
     added = command("selftest", _command_selftest, "Run small guests and measure.")
+    added.add_argument("--no-linux", dest="linux", action="store_false", help="boot no kernel")
     on_device(added)
     as_json(added)
     added = command("list", _command_list, "List the declared guests.")

@@ -20,7 +20,7 @@ from typing import Any, Callable, Iterator
 
 from . import abi, cpu
 from .device import DEVICE, Kvm, Vcpu, Vm
-from .errors import KvmError
+from .errors import HostError, InputFileError, KvmError
 from .memory import PAGE, GuestMemory
 from .probe import ring0
 
@@ -324,13 +324,30 @@ def _steps(kvm: Kvm, rounds: int) -> dict[str, Callable[[], dict[str, Any]]]:
     }
 
 
-def selftest(device: str = DEVICE, rounds: int = 9) -> dict[str, Any]:
-    """Measure, and return ``ok``, ``error``, ``measurements`` and ``facts``.
+def _linux(kvm: Kvm, result: dict[str, Any]) -> None:
+    """Boot the host's own kernel, and note in the result how that went."""
+    from .selftest_linux import boot, kernel_of
+
+    try:
+        seconds = boot(kvm, kernel_of(os.uname().release))
+    except (HostError, InputFileError) as error:
+        result["facts"]["linux_boot"] = str(error)
+    except KvmError as error:
+        result["errors"]["linux_boot"] = str(error)
+    else:
+        title = "power-on to the first process of Linux"
+        result["measurements"].append(_measurement("linux_boot", title, "ms", [seconds * 1e3]))
+
+
+def selftest(device: str = DEVICE, rounds: int = 9, *, linux: bool = True) -> dict[str, Any]:
+    """Measure, and return ``ok``, ``error``, ``measurements``, ``facts`` and ``errors``.
 
     A host without a usable KVM gives ``ok`` false and the reason. What KVM cannot do here although
-    it works is a fact: its measurement is missing, and ``facts`` says why under the same id.
+    it works is a fact: its measurement is missing, and ``facts`` says why under the same id. What
+    it should do and did not is in ``errors``. With ``linux`` the host's own kernel is booted, too.
     """
     result: dict[str, Any] = {"ok": False, "error": None, "measurements": [], "facts": {}}
+    result["errors"] = {}
     try:
         with Kvm(device) as kvm:
             result["facts"]["ring0"] = ring0(kvm)
@@ -340,6 +357,10 @@ def selftest(device: str = DEVICE, rounds: int = 9) -> dict[str, Any]:
                     result["measurements"].append(step())
                 except (KvmError, OSError) as error:  # noqa: PERF203 - six turns
                     result["facts"][name] = str(error)
+            if linux:
+                _linux(kvm, result)
+            else:
+                result["facts"]["linux_boot"] = "it was not asked for"
     except KvmError as error:
         result["error"] = f"{error}; {error.remedy}" if error.remedy else str(error)
     return result

@@ -8,8 +8,10 @@ import json
 import os
 
 import pytest
-from ansible.module_utils.kvm import abi, selftest
+from ansible.module_utils.kvm import abi, selftest, selftest_linux
+from ansible.module_utils.kvm.device import Kvm
 from ansible.module_utils.kvm.errors import KvmError
+from ansible.module_utils.kvm.programs import PROGRAMS
 
 pytestmark = pytest.mark.kvm
 
@@ -20,6 +22,7 @@ UNITS = {
     "hlt_wakeup": "us",
     "integer_ratio": "ratio",
     "memory_ratio": "ratio",
+    "linux_boot": "ms",
 }
 
 
@@ -31,7 +34,8 @@ def result():
 def test_it_succeeds_and_is_plain_data(result):
     assert (result["ok"], result["error"]) == (True, None)
     assert json.loads(json.dumps(result)) == result
-    assert set(result) == {"ok", "error", "measurements", "facts"}
+    assert set(result) == {"ok", "error", "errors", "measurements", "facts"}
+    assert result["errors"] == {}
 
 
 def test_every_measurement_is_there_or_a_fact_says_why(result):
@@ -44,7 +48,7 @@ def test_measurements_have_values_spread_and_samples(result):
     for one in result["measurements"]:
         assert set(one) == {"id", "title", "unit", "value", "min", "max", "samples"}
         assert 0 < one["min"] <= one["value"] <= one["max"]
-        assert one["samples"] == (9 if one["id"] == "hlt_wakeup" else 3)
+        assert one["samples"] == {"hlt_wakeup": 9, "linux_boot": 1}.get(one["id"], 3)
         # Wide limits, that hold under any load: a wrong unit or a wrong sign passes neither.
         low, high = (0.01, 20) if one["unit"] == "ratio" else (0.1, 1e6)
         assert low < one["value"] < high, one
@@ -69,6 +73,32 @@ def test_what_kvm_cannot_do_here_is_a_fact_and_no_failure(monkeypatch):
     assert (found["ok"], found["error"]) == (True, None)
     assert found["facts"]["mmio_exit"] == "expected the exit mmio, found internal_error"
     assert "mmio_exit" not in {one["id"] for one in found["measurements"]}
+
+
+def test_where_ring_0_is_emulated_no_kernel_is_tried(monkeypatch, ring0, images, tmp_path):
+    if ring0 != "emulated":
+        pytest.skip("ring 0 is not emulated here: what a kernel does is proven in the lab")
+    kernel = tmp_path / "vmlinuz"
+    kernel.write_bytes(images.bzimage())
+    monkeypatch.setattr(selftest_linux, "kernel_of", lambda _: str(kernel))
+    found = selftest.selftest(rounds=1)
+    assert (found["ok"], found["errors"]) == (True, {})
+    assert "interprets privileged code" in found["facts"]["linux_boot"]
+
+
+def test_linux_is_left_out_where_nobody_asks_for_it():
+    found = selftest.selftest(rounds=1, linux=False)
+    assert found["facts"]["linux_boot"] == "it was not asked for"
+    assert "linux_boot" not in {one["id"] for one in found["measurements"]}
+
+
+def test_a_kernel_that_does_not_come_up_is_told_with_its_console(monkeypatch, tmp_path):
+    monkeypatch.setattr(selftest_linux, "_TIMEOUT", 0.5)
+    kernel = tmp_path / "vmlinuz"
+    kernel.write_bytes(PROGRAMS["greeter"])
+    with Kvm() as kvm, pytest.raises(KvmError) as raised:
+        selftest_linux.boot(kvm, str(kernel))
+    assert str(raised.value).startswith(f"{kernel} did not come up: timed out; its console: ")
 
 
 def test_it_leaves_nothing_open_and_the_cpus_as_they_were():

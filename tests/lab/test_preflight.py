@@ -26,7 +26,7 @@ def results(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 @pytest.fixture(scope="module")
 def preflight(ansible: Ansible, results: Path) -> Run:
-    return ansible.playbook("preflight", preflight_json=str(results))
+    return ansible.playbook("preflight", preflight_json=str(results), kvm_preflight_selftest_linux=True)
 
 
 def levels(run: Run, host: Host) -> dict[str, str]:
@@ -53,6 +53,13 @@ def test_a_guest_ran_with_its_kernel_code_on_the_cpu(preflight: Run, host: Host)
     by_id = {check["id"]: check for check in checks}
     assert by_id["selftest.guest"]["level"] == "pass"
     assert "emulated" not in by_id["selftest.guest"]["found"]
+
+
+def test_the_hosts_own_linux_boots_in_the_helper(preflight: Run, host: Host) -> None:
+    checks = preflight.of("kvm_selftest", host.name)["checks"]
+    (linux,) = [check for check in checks if check["id"] == "selftest.linux"]
+    assert linux["level"] == "pass", linux["found"]
+    assert linux["found"].endswith("ms from power-on to its first process")
 
 
 def test_the_matrix_names_every_host_and_the_file_has_all_of_it(

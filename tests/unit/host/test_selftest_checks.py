@@ -20,8 +20,9 @@ def measured(identity, value, unit="us"):
     }
 
 
-def selftest(*measurements, ok=True, error=None, **facts):
-    return {"ok": ok, "error": error, "measurements": list(measurements), "facts": facts}
+def selftest(*measurements, ok=True, error=None, errors=None, **facts):
+    found = {"ok": ok, "error": error, "measurements": list(measurements), "facts": facts}
+    return {**found, "errors": errors or {}}
 
 
 def row(result, identity, **thresholds):
@@ -88,5 +89,33 @@ def test_no_guest_ran():
 
 
 def test_names_and_thresholds_belong_together():
-    assert {name.partition(".")[2] for name in names()} == {"guest", *THRESHOLDS}
+    assert {name.partition(".")[2] for name in names()} == {"guest", *THRESHOLDS, "linux"}
     assert [check["id"] for check in assess(selftest(), {})["checks"]] == list(names())
+
+
+LINUX = {
+    "it came up": (
+        {"measurements": [measured("linux_boot", 812.4, "ms")]},
+        ("pass", "812 ms from power-on to its first process"),
+    ),
+    "nobody asked": (
+        {"linux_boot": "it was not asked for"},
+        ("info", "not tried: it was not asked for"),
+    ),
+    "it did not": (
+        {"errors": {"linux_boot": "/boot/vmlinuz did not come up: timed out"}},
+        ("warn", "/boot/vmlinuz did not come up: timed out"),
+    ),
+    "nobody knows": ({}, ("unknown", "not tried")),
+}
+
+
+@pytest.mark.parametrize("case", LINUX)
+def test_whether_linux_boots(case):
+    given, (level, words) = LINUX[case]
+    given = dict(given)
+    result = selftest(*given.pop("measurements", ()), **given)
+    found = row(result, "selftest.linux")
+    assert (found["level"], found["found"]) == (level, words)
+    limits = assess(result, {})["verdict"]["limits"]
+    assert any("the helper boots no Linux" in limit for limit in limits) == (level == "warn")
