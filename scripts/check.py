@@ -5,7 +5,7 @@
 `test` is lint, the unit tests, those of the code that runs on hosts under the oldest Python that
 hosts may have, the tests on the real /dev/kvm and in network namespaces, those on the lab, and
 molecule's scenarios. Every step runs, whatever failed before it; what failed on the lab is made
-once more. Lanes of steps run side by side where each keeps one processor busy.
+once more. Two steps run side by side, as each keeps about one processor busy.
 """
 
 from __future__ import annotations
@@ -61,7 +61,7 @@ class Step:
     again: Callable[[], list[str] | None] | None = None
 
 
-Lane = list[Step | None]  # None stands for a step that this machine cannot run
+AT_ONCE = 2  # steps of `make test`
 
 
 def tool(name: str) -> str:
@@ -163,18 +163,18 @@ def host_side_step(arguments: Sequence[str]) -> Step | None:
 
 
 class Runner:
-    """Runs lanes of steps, and ends what it began when it is interrupted."""
+    """Runs steps, and ends what it began when it is interrupted."""
 
     def __init__(self) -> None:
         self.failed: list[str] = []
         self._running: set[subprocess.Popen[str]] = set()
         self._interrupted = threading.Event()
 
-    def run(self, lanes: Sequence[Lane]) -> None:
-        """Run the lanes side by side."""
-        with ThreadPoolExecutor(max_workers=len(lanes)) as pool:
+    def run(self, steps: Sequence[Step], at_once: int = 1) -> None:
+        """Run the steps, begun in their order, so many side by side."""
+        with ThreadPoolExecutor(max_workers=at_once) as pool:
             try:
-                for done in [pool.submit(self._run_lane, lane) for lane in lanes]:
+                for done in [pool.submit(self._run_step, step) for step in steps]:
                     done.result()
             except KeyboardInterrupt:
                 self._interrupted.set()
@@ -182,24 +182,23 @@ class Runner:
                     _end(process)
                 raise
 
-    def _run_lane(self, lane: Lane) -> None:
-        for step in lane:
-            if step is None or self._interrupted.is_set():
-                continue
-            print(f"== {step.title}", flush=True)
-            started = time.monotonic()
-            wrong, output = self._execute(step)
-            repeated = step.again() if wrong and step.again else None
-            if repeated:
-                print(output, end="")
-                wrong, output = self._execute(replace(step, command=repeated))
-            if wrong:
-                self.failed.append(step.title)
-                print(output, end="")
-            elif step.quiet and Path(step.command[0]).name == "pytest":
-                print(output[output.find("= slowest") :].partition("\n")[2], end="")
-            word = f"FAILED with {wrong}" if wrong else "ok"
-            print(f"   {step.title}: {word}, {time.monotonic() - started:.1f} s", flush=True)
+    def _run_step(self, step: Step) -> None:
+        if self._interrupted.is_set():
+            return
+        print(f"== {step.title}", flush=True)
+        started = time.monotonic()
+        wrong, output = self._execute(step)
+        repeated = step.again() if wrong and step.again else None
+        if repeated:
+            print(output, end="")
+            wrong, output = self._execute(replace(step, command=repeated))
+        if wrong:
+            self.failed.append(step.title)
+            print(output, end="")
+        elif step.quiet and Path(step.command[0]).name == "pytest":
+            print(output[output.find("= slowest") :].partition("\n")[2], end="")
+        word = f"FAILED with {wrong}" if wrong else "ok"
+        print(f"   {step.title}: {word}, {time.monotonic() - started:.1f} s", flush=True)
 
     def _execute(self, step: Step) -> tuple[str, str]:
         """Run a step; return what it did wrong, empty if nothing, and the output of a quiet one."""
@@ -297,16 +296,12 @@ def lab_step(title: str, lab: str, *arguments: str) -> Step:
     )
 
 
-def lab_lanes(arguments: Sequence[str]) -> tuple[Lane, Lane]:
-    """Return the tests on two labs, as one that waits leaves a processor idle."""
+def lab_steps(arguments: Sequence[str]) -> tuple[Step, Step, Step]:
+    """Return the tests on the lab: of guests, of hosts, and of machines unlike the others."""
     others = [f"--ignore={path}" for path in (ODD, *HOSTS)]
     guests = lab_step("guests and what they stand on", "test", "tests/lab", *others, *arguments)
-    return [guests], [lab_step("hosts, and faults", "hosts", *HOSTS, *arguments)]
-
-
-def odd_step(*arguments: str) -> Step:
-    """Return the tests on machines unlike the others."""
-    return lab_step("odd machines", "odd", ODD, *arguments)
+    hosts = lab_step("hosts, and faults", "hosts", *HOSTS, *arguments)
+    return guests, hosts, lab_step("odd machines", "odd", ODD, *arguments)
 
 
 def molecule_step(scenario: str) -> Step:
@@ -322,44 +317,42 @@ def molecule_step(scenario: str) -> Step:
     return Step(title, command, patience=LAB_PATIENCE, labs=labs, again=again)
 
 
-def lint(_: Sequence[str]) -> list[list[Lane]]:
+def lint(_: Sequence[str]) -> list[Step | None]:
     """Return the steps of `make lint`."""
-    return [[[*lint_steps()]]]
+    return [*lint_steps()]
 
 
-def test(arguments: Sequence[str]) -> list[list[Lane]]:
-    """Return the steps of `make test`."""
-    here: Lane = [
-        *lint_steps(),
-        pytest_step("unit tests", "tests/unit", *arguments),
-        host_side_step(arguments),
-        pytest_step("tests on the real /dev/kvm", "tests/kvm", *arguments),
-        pytest_step("tests in network namespaces", "tests/net", *arguments),
-    ]
+def test(arguments: Sequence[str]) -> list[Step | None]:
+    """Return the steps of `make test`, those that take long before those that do not."""
+    guests, hosts, odd = lab_steps(arguments)
+    unit = pytest_step("unit tests", "tests/unit", *arguments)
+    kvm = pytest_step("tests on the real /dev/kvm", "tests/kvm", *arguments)
+    net = pytest_step("tests in network namespaces", "tests/net", *arguments)
+    oldest = host_side_step(arguments)
     if os.geteuid() != 0:
         print("== molecule's scenarios: left out, the lab's images are built as root")
-        return [[here], [[odd_step(*arguments)], *lab_lanes(arguments)]]
-    # A scenario with one host keeps one processor busy, and so does most of what needs no host.
-    here.append(images_step())
-    others: Lane = [molecule_step("bare"), odd_step(*arguments)]
-    guests, hosts = lab_lanes(arguments)
-    return [[here, others], [guests, [*hosts, molecule_step("default")]]]
+        return [*lint_steps(), unit, kvm, net, oldest, guests, hosts, odd]
+    bare, default = molecule_step("bare"), molecule_step("default")
+    # What needs no host runs beside what does, as long as there is some of it.
+    lab = [guests, kvm, hosts, net, bare, oldest, default, odd]
+    return [images_step(), *lint_steps(), unit, *lab]
 
 
-def soak(arguments: Sequence[str]) -> list[list[Lane]]:
+def soak(arguments: Sequence[str]) -> list[Step | None]:
     """Return the steps of `make soak`."""
     step = pytest_step("soak", "--soak", "tests", *arguments)
-    return [[[replace(step, patience=LONG_PATIENCE, labs=("test",))]]]
+    return [replace(step, patience=LONG_PATIENCE, labs=("test",))]
 
 
-def bench(arguments: Sequence[str]) -> list[list[Lane]]:
+def bench(arguments: Sequence[str]) -> list[Step | None]:
     """Return the steps of `make bench`; nothing else runs its files, by their name."""
     files = ["-o", "python_files=bench_*.py", "--capture=no", "tests/bench"]
     step = pytest_step("bench", *files, *arguments)
-    return [[[replace(step, patience=LAB_PATIENCE, labs=("bench", "bench-hand"))]]]
+    return [replace(step, patience=LAB_PATIENCE, labs=("bench", "bench-hand"))]
 
 
-ORDERS: dict[str, Callable[[Sequence[str]], list[list[Lane]]]] = {
+# A step that this machine cannot run is None.
+ORDERS: dict[str, Callable[[Sequence[str]], list[Step | None]]] = {
     "lint": lint,
     "test": test,
     "soak": soak,
@@ -376,15 +369,13 @@ def main(arguments: Sequence[str]) -> int:
     signal.signal(signal.SIGINT, signal.default_int_handler)
     started = time.monotonic()
     runner = Runner()
-    stages = ORDERS[arguments[0]](arguments[1:])
-    for lanes in stages:
-        runner.run(lanes)
+    steps = [step for step in ORDERS[arguments[0]](arguments[1:]) if step]
+    runner.run(steps, AT_ONCE if arguments[0] == "test" else 1)
     seconds = time.monotonic() - started
     if runner.failed:
         print(f"== FAILED after {seconds:.0f} s: {', '.join(runner.failed)}")
         return 1
-    count = sum(step is not None for lanes in stages for lane in lanes for step in lane)
-    print(f"== all {count} steps passed in {seconds:.0f} s")
+    print(f"== all {len(steps)} steps passed in {seconds:.0f} s")
     return 0
 
 

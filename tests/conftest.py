@@ -6,10 +6,12 @@ from __future__ import annotations
 
 import importlib.util
 import os
+import random
 import runpy
 import sys
 import types
 from pathlib import Path
+from typing import Callable
 
 import pytest
 
@@ -74,6 +76,19 @@ def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item
 def repository() -> Path:
     """Return the folder of the checkout."""
     return REPOSITORY
+
+
+@pytest.fixture(scope="session")
+def moments(request: pytest.FixtureRequest) -> Callable[..., list[int]]:
+    """Return what chooses at which of so many calls a run is killed: twelve of them, or all."""
+    from seeded import seed
+
+    def choose(calls: int, many: int = 12) -> list[int]:
+        if request.config.getoption("--soak"):
+            return list(range(calls))
+        return sorted(random.Random(seed()).sample(range(calls), min(many, calls)))
+
+    return choose
 
 
 @pytest.fixture

@@ -16,6 +16,7 @@ sys.path.insert(0, str(Path(__file__).parent))
 from typing import TYPE_CHECKING
 
 import sampling
+import seeded
 from asking import lost_guests
 from playing import Ansible
 from virtlab.lab import DESCRIPTIONS, Lab
@@ -25,13 +26,13 @@ if TYPE_CHECKING:
 
 STANDARD = DESCRIPTIONS / "lab.yml"
 LAB = os.environ.get("LAB", "test")
-SEED = sampling.seed()
+SEED = seeded.seed()
 _SHOWN = 3  # lines of a console that the summary shows
 
 
 def pytest_report_header() -> str:
     """Say what the sample is, so that it can be had again."""
-    return f"lab: LAB_SEED={SEED} chooses what of the long tests is made"
+    return f"lab: {seeded.VARIABLE}={SEED} chooses what of the long tests is made"
 
 
 def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item]) -> None:

@@ -4,10 +4,7 @@
 
 from __future__ import annotations
 
-import os
 import random
-import subprocess
-from pathlib import Path
 from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
@@ -16,17 +13,6 @@ if TYPE_CHECKING:
     import pytest
 
 HOSTS = ("kvm1", "kvm2")
-
-
-def seed() -> int:
-    """Return LAB_SEED, or else the commit's own number: every commit has another sample."""
-    stated = os.environ.get("LAB_SEED")
-    if stated:
-        return int(stated)
-    command = ["git", "rev-parse", "--short=8", "HEAD"]
-    here = Path(__file__).parent
-    asked = subprocess.run(command, cwd=here, capture_output=True, text=True, check=False)
-    return int(asked.stdout[:8], 16) if asked.returncode == 0 else 1
 
 
 def hosts(node: pytest.Item, seed: int) -> tuple[str, ...]:

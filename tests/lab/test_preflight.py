@@ -26,7 +26,9 @@ def results(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 @pytest.fixture(scope="module")
 def preflight(ansible: Ansible, results: Path) -> Run:
-    return ansible.playbook("preflight", preflight_json=str(results), kvm_preflight_selftest_linux=True)
+    return ansible.playbook(
+        "preflight", preflight_json=str(results), kvm_preflight_selftest_linux=True
+    )
 
 
 def levels(run: Run, host: Host) -> dict[str, str]:

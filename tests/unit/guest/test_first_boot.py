@@ -10,7 +10,6 @@ from __future__ import annotations
 import hashlib
 import json
 import os
-import random
 import re
 from pathlib import Path
 
@@ -251,21 +250,8 @@ CALLS = (
 )
 
 
-def moments(calls):
-    """Return a sample of the moments at which a run may end."""
-    return random.Random(20).sample(range(calls), 12)
-
-
-def test_whenever_a_run_is_killed_the_next_one_completes_it(host, monkeypatch):
-    killed(host, monkeypatch, moments)
-
-
-@pytest.mark.soak
-def test_at_each_moment_at_which_a_run_is_killed_the_next_one_completes_it(host, monkeypatch):
-    killed(host, monkeypatch, range)
-
-
-def killed(host, monkeypatch, chosen):
+@pytest.mark.sampled
+def test_whenever_a_run_is_killed_the_next_one_completes_it(host, monkeypatch, moments):
     knife = Knife(monkeypatch, CALLS)
     before = [web(state="stopped"), web(name="old", state="stopped")]
     after = [
@@ -288,7 +274,7 @@ def killed(host, monkeypatch, chosen):
     calls, wanted = knife.count, seen()
     assert wanted[1:] == ({"web", "new"}, 4)
     assert calls > 20
-    for moment in chosen(calls):
+    for moment in moments(calls, 6):
         knife.left = None
         host.run(*({"name": name, "state": "absent"} for name in ("web", "new", "old")))
         host.run(*before)

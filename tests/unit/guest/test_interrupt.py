@@ -18,6 +18,8 @@ from typing import Any
 import pytest
 from ansible.module_utils.seed.store import tool
 
+SOAK = pytest.mark.soak
+
 CALLS = (
     "mkdir",
     "rename",
@@ -122,9 +124,7 @@ def settle(wish):
     ]
 
 
-@pytest.mark.parametrize(
-    "first", [0, *(pytest.param(number, marks=pytest.mark.soak) for number in (1, 2))]
-)
+@pytest.mark.parametrize("first", [0, *(pytest.param(n, marks=SOAK) for n in (1, 2))])
 @pytest.mark.parametrize(("before", "wish"), MOVES.values(), ids=MOVES.keys())
 def test_the_next_run_completes_what_was_interrupted(quick_machine, before, wish, first):
     for _ in at_moments(quick_machine, before, wish, first):
@@ -161,7 +161,8 @@ def at_moments(machine, before, wish, first):
 
 
 @pytest.mark.skipif(tool() is None, reason="no program here makes ISOs")
-def test_a_guest_with_another_name_keeps_its_seed_and_its_images(quick_machine):
+@pytest.mark.parametrize("begin", [0, *(pytest.param(n, marks=SOAK) for n in range(1, 9))])
+def test_a_guest_with_another_name_keeps_its_seed_and_its_images(quick_machine, begin):
     machine, root = quick_machine, Path(quick_machine.layout.root)
     stopped: dict[str, Any] = {"state": "stopped", "cloud_init": {}}
     disks = [
@@ -172,7 +173,7 @@ def test_a_guest_with_another_name_keeps_its_seed_and_its_images(quick_machine):
     before = [{**stopped, "name": "a", "disks": disks[:1], "cloud_init": first}]
     other = {**stopped, "name": "b"}
     wish = {**stopped, "name": "c", "was": "a", "disks": disks}
-    for number in range(0, 1000, 3):
+    for number in range(begin, 1000, 9):
         clean(machine, [*before, other, wish])
         for file in (*root.glob("*.qcow2"), *root.glob(".*.qcow2*")):
             file.unlink()

@@ -92,7 +92,8 @@ def after(host):
     ]
 
 
-def test_whenever_a_run_is_killed_the_next_one_completes_it(host, monkeypatch):
+@pytest.mark.sampled
+def test_whenever_a_run_is_killed_the_next_one_completes_it(host, monkeypatch, moments):
     knife = Knife(monkeypatch, CALLS)
     host.run(before(host))
     knife.count = 0
@@ -101,7 +102,7 @@ def test_whenever_a_run_is_killed_the_next_one_completes_it(host, monkeypatch):
     assert set(wanted[0]) == {"web", "live", "fresh", "anew"}
     assert sorted(wanted[1]) == ["fresh.img", "more.img", "web.img"]
     assert calls > 40
-    for moment in range(calls):
+    for moment in moments(calls):
         knife.left = None
         host.clear()
         host.run(before(host))

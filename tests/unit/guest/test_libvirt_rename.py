@@ -10,7 +10,6 @@ from __future__ import annotations
 import hashlib
 import json
 import os
-import random
 import re
 
 import pytest
@@ -243,21 +242,8 @@ CALLS = (
 )
 
 
-def moments(calls):
-    """Return a sample of the moments at which a run may end."""
-    return random.Random(31).sample(range(calls), 10)
-
-
-def test_whenever_a_run_is_killed_the_next_one_completes_it(host, monkeypatch):
-    killed(host, monkeypatch, moments)
-
-
-@pytest.mark.soak
-def test_at_each_moment_at_which_a_run_is_killed_the_next_one_completes_it(host, monkeypatch):
-    killed(host, monkeypatch, range)
-
-
-def killed(host, monkeypatch, chosen):
+@pytest.mark.sampled
+def test_whenever_a_run_is_killed_the_next_one_completes_it(host, monkeypatch, moments):
     """End runs that rename a guest; another run comes before the one that completes it."""
     knife = Knife(monkeypatch, CALLS)
     instance = {"instance_id": "first"}
@@ -273,7 +259,7 @@ def killed(host, monkeypatch, chosen):
     assert wanted[1] == ["b.qcow2", "other.qcow2", "web01.qcow2"]
     assert calls > 20
     settled = {**wish, "state": "running"}
-    for moment in chosen(calls):
+    for moment in moments(calls, 6):
         knife.left = None
         host.empty()
         host.run(*before)

@@ -22,8 +22,9 @@ CALLS = (
 )
 
 
+@pytest.mark.sampled
 def test_whenever_a_run_is_killed_the_next_one_completes_it(
-    images, publisher, image, tmp_path, store, monkeypatch
+    images, publisher, image, tmp_path, store, monkeypatch, moments
 ):
     served = image("4M")
     publisher.files["/served.qcow2"] = served
@@ -61,7 +62,7 @@ def test_whenever_a_run_is_killed_the_next_one_completes_it(
     after()
     calls, wanted = knife.count, seen()
     assert calls >= 40
-    for moment in range(calls):
+    for moment in moments(calls):
         knife.left = None
         clear()
         before()

@@ -201,14 +201,15 @@ CALLS = (
 )
 
 
+@pytest.mark.sampled
 def test_whenever_a_run_that_fills_is_killed_the_next_one_completes_it(
-    volumes, content, source, host, monkeypatch
+    volumes, content, source, host, monkeypatch, moments
 ):
     knife = Knife(monkeypatch, CALLS)
     volumes(entry(source))
     calls = knife.count
     assert calls >= 16
-    for moment in range(calls):
+    for moment in moments(calls, 6):
         knife.left = None
         volumes({"pool": "data", "name": "disk.img", "state": "absent"})
         content.path("disk.img").write_bytes(b"")

@@ -36,16 +36,14 @@ def shell(title: str, script: str, **more: object) -> Step:
     return Step(title, ["sh", "-c", script], **more)  # type: ignore[arg-type]
 
 
-def test_lanes_run_side_by_side_and_steps_of_one_in_order(tmp_path: Path) -> None:
-    """Each lane waits for what the other one writes first."""
+def test_steps_run_side_by_side_and_begin_in_their_order(tmp_path: Path) -> None:
+    """Each of the first two waits for what the other one writes; the third for the end of one."""
     wait = "while [ ! -e {} ]; do sleep 0.01; done"
+    first = f"touch {tmp_path}/a; {wait.format(tmp_path / 'b')}; touch {tmp_path}/ended"
+    second = f"{wait.format(tmp_path / 'a')}; touch {tmp_path}/b; {wait.format(tmp_path / 'c')}"
+    third = f"test -e {tmp_path}/ended && touch {tmp_path}/c"
     runner = Runner()
-    runner.run(
-        [
-            [shell("a1", f"touch {tmp_path}/a1"), shell("a2", wait.format(tmp_path / "b1"))],
-            [shell("b1", wait.format(tmp_path / "a1") + f"; touch {tmp_path}/b1"), None],
-        ]
-    )
+    runner.run([shell("first", first), shell("second", second), shell("third", third)], 2)
     assert runner.failed == []
 
 
@@ -53,7 +51,7 @@ def test_a_step_that_fails_is_named_with_its_output_and_stops_no_other(
     tmp_path: Path, capfd: pytest.CaptureFixture[str]
 ) -> None:
     runner = Runner()
-    runner.run([[shell("bad", "echo why; exit 3"), shell("next", f"touch {tmp_path}/next")]])
+    runner.run([shell("bad", "echo why; exit 3"), shell("next", f"touch {tmp_path}/next")])
     output = capfd.readouterr().out
     assert runner.failed == ["bad"]
     assert "why\n   bad: FAILED with status 3, " in output
@@ -66,7 +64,7 @@ def test_a_step_without_end_is_ended_with_all_that_it_began(tmp_path: Path) -> N
     script = (
         f"trap 'touch {tmp_path}/cleaned; exit 1' INT; sleep 600 & echo $! > {tmp_path}/pid; wait"
     )
-    runner.run([[shell("endless", script, patience=3)]])
+    runner.run([shell("endless", script, patience=3)])
     assert runner.failed == ["endless"]
     assert (tmp_path / "cleaned").exists()
     assert ended((tmp_path / "pid").read_text().strip(), within=30)
@@ -91,7 +89,7 @@ def test_an_interrupted_run_ends_its_steps(tmp_path: Path) -> None:
     code = (
         "import sys; sys.path.insert(0, 'scripts'); from check import Runner, Step\n"
         f"step = Step('long', ['sh', '-c', 'touch {tmp_path}/begun; exec sleep 600'])\n"
-        "Runner().run([[step], [Step('never', ['true'])]])\n"
+        "Runner().run([step, Step('never', ['true'])])\n"
     )
     process = subprocess.Popen(
         [sys.executable, "-c", code],
@@ -117,10 +115,10 @@ def test_a_step_is_repeated_only_where_it_says_so(capfd: pytest.CaptureFixture[s
         return ["sh", "-c", "echo repeated"]
 
     runner = Runner()
-    runner.run([[shell("good", "true", again=again), shell("lost", "exit 1", again=again)]])
+    runner.run([shell("good", "true", again=again), shell("lost", "exit 1", again=again)])
     assert asked == ["again"]
     assert runner.failed == []
-    runner.run([[shell("stands", "exit 3", again=lambda: None)]])
+    runner.run([shell("stands", "exit 3", again=lambda: None)])
     assert runner.failed == ["stands"]
     assert "FAILED with status 3" in capfd.readouterr().out
 
