@@ -11,7 +11,7 @@ from __future__ import annotations
 import os
 import struct
 import time
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Mapping
 
 from .builder import Machine, MachineConfig
 from .errors import EXIT_OK, HostError, KvmError
@@ -31,6 +31,7 @@ _BASE = 0x400000  # where the first process is loaded
 _EXECUTABLE = 0o100755
 _DIRECTORY = 0o040755
 _CHARACTERS = 0o020600
+_FILE = 0o100644
 
 
 def kernel_of(host_release: str, root: str = "/") -> str:
@@ -80,13 +81,14 @@ def _entry(name: str, mode: int, data: bytes = b"", device: tuple[int, int] = (0
     return head + bytes(-len(head) % 4) + data + bytes(-len(data) % 4)
 
 
-def initramfs() -> bytes:
-    """Return an archive with a console and the first process."""
+def initramfs(process: bytes | None = None, files: Mapping[str, bytes] | None = None) -> bytes:
+    """Return an archive with a console, the first process (ours by default) and further files."""
     return b"".join(
         (
             _entry("dev", _DIRECTORY),
             _entry("dev/console", _CHARACTERS, device=(5, 1)),
-            _entry("init", _EXECUTABLE, _process()),
+            _entry("init", _EXECUTABLE, process or _process()),
+            *(_entry(name, _FILE, data) for name, data in (files or {}).items()),
             _entry("TRAILER!!!", 0),
         )
     )
