@@ -19,6 +19,7 @@ if TYPE_CHECKING:
     from virtlab.host import Host
     from virtlab.lab import Lab
 
+pytestmark = pytest.mark.module_of("guests")
 WITNESS = "/var/lib/virtfleet/witness.json"
 GUEST = {key: value for key, value in BOOT.items() if key != "wait_timeout"}
 GUESTS: dict[str, Any] = {

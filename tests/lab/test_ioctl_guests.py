@@ -87,6 +87,31 @@ def test_a_killed_guest_is_reported_and_started_again(ansible: Ansible, hosts: l
         assert host.out("systemctl is-active virtfleet-guest@one.service") == "active"
 
 
+@pytest.mark.soak
+def test_two_dozen_guests_run_at_once(ansible: Ansible, hosts: list[Host]) -> None:
+    names = [f"many{number:02}" for number in range(24)]
+    run = ansible.playbook("guests", kvm_guest_specs=guests(*names))
+    for host in hosts:
+        assert len(run.of("kvm_guests", host.name)["actions"]) == 48  # created, and started
+        units = "systemctl list-units --no-legend --state=active 'virtfleet-guest@many*'"
+        assert len(host.out(units).splitlines()) == 24
+        for name in names:
+            log = host.out(f"sudo kvm-helper logs {name}")
+            assert "Hello from inside a virtfleet guest." in log, name
+        users = host.out(
+            "for unit in $(systemctl list-units --no-legend --plain 'virtfleet-guest@many*'"
+            " | cut -d' ' -f1); do stat -c %u /proc/$(systemctl show --value -p MainPID $unit);"
+            " done | sort -u | wc -l"
+        )
+        assert users == "24"
+    assert ansible.playbook("guests", kvm_guest_specs=guests(*names)).changed() == {}
+    gone = [{"name": name, "engine": "ioctl", "state": "absent"} for name in names]
+    run = ansible.playbook("guests", kvm_guest_specs=gone)
+    for host in hosts:
+        assert len(run.of("kvm_guests", host.name)["actions"]) == 48  # stopped, and deleted
+        assert host.out(units) == ""
+
+
 def test_the_way_back_is_refused_while_there_are_guests(
     ansible: Ansible, hosts: list[Host]
 ) -> None:

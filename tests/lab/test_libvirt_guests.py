@@ -14,7 +14,7 @@ if TYPE_CHECKING:
     from playing import Ansible, Run
     from virtlab.host import Host
 
-pytestmark = pytest.mark.sampled
+pytestmark = [pytest.mark.sampled, pytest.mark.module_of("guests")]
 
 WEB: dict[str, Any] = {
     "name": "web",
