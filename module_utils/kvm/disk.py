@@ -17,6 +17,7 @@ import struct
 from typing import Protocol, Sequence
 
 from .errors import ConfigError, InputFileError
+from .memory import Pieces, total
 
 SECTOR = 512
 _GETLK, _SETLK = 36, 37  # F_OFD_GETLK, F_OFD_SETLK (include/uapi/asm-generic/fcntl.h)
@@ -107,6 +108,14 @@ def open_file(path: str, *, read_only: bool) -> tuple[int, int]:
     return descriptor, size
 
 
+def _checked(done: int) -> int:
+    """Return what a call of libc has returned, or raise its error."""
+    if done < 0:
+        number = ctypes.get_errno()
+        raise OSError(number, os.strerror(number))
+    return done
+
+
 class Raw:
     """An image whose bytes are the disk's."""
 
@@ -119,15 +128,17 @@ class Raw:
             os.close(self.fd)
             raise InputFileError(f"{path} has {size} bytes: expected a disk image")
         self._libc = ctypes.CDLL(None, use_errno=True)
+        self._preadv2, self._pwritev2 = self._libc.preadv64v2, self._libc.pwritev64v2
+        self._preadv2.restype = self._pwritev2.restype = ctypes.c_ssize_t
         self._no_wait = os.RWF_NOWAIT
 
     def read(self, buffers: Sequence[memoryview], offset: int, *, wait: bool) -> bool:
         """Fill the buffers; without ``wait`` only with what the host has in memory."""
-        wanted = sum(map(len, buffers))
+        wanted = total(buffers)
         if not wait and not self._no_wait:
             return False
         try:
-            got = os.preadv(self.fd, buffers, offset, 0 if wait else self._no_wait)
+            got = self._move_in(buffers, offset, 0 if wait else self._no_wait)
         except BlockingIOError:
             return False
         except OSError as error:
@@ -141,6 +152,19 @@ class Raw:
             return False
         self._read_rest(buffers, offset, got)
         return True
+
+    def _move_in(self, buffers: Sequence[memoryview], offset: int, flags: int) -> int:
+        if not isinstance(buffers, Pieces):
+            return os.preadv(self.fd, buffers, offset, flags)
+        place = ctypes.c_int64(offset)
+        got: int = self._preadv2(self.fd, buffers.iovecs, len(buffers), place, flags)
+        return _checked(got)
+
+    def _move_out(self, buffers: Sequence[memoryview], offset: int) -> int:
+        if not isinstance(buffers, Pieces):
+            return os.pwritev(self.fd, buffers, offset)
+        place = ctypes.c_int64(offset)
+        return _checked(self._pwritev2(self.fd, buffers.iovecs, len(buffers), place, 0))
 
     def _read_rest(self, buffers: Sequence[memoryview], offset: int, got: int) -> None:
         """Go on after a short read; behind the end of the file are zeros."""
@@ -157,8 +181,8 @@ class Raw:
 
     def write(self, buffers: Sequence[memoryview], offset: int) -> None:
         """Write the buffers."""
-        wanted = sum(map(len, buffers))
-        done = os.pwritev(self.fd, buffers, offset)
+        wanted = total(buffers)
+        done = self._move_out(buffers, offset)
         while done < wanted:
             data = b"".join(buffers)[done:]
             written = os.pwrite(self.fd, data, offset + done)

@@ -8,8 +8,9 @@ import ctypes
 import fcntl
 import mmap
 import os
+import struct
 from contextlib import suppress
-from typing import NamedTuple, Sequence
+from typing import Iterator, NamedTuple, Sequence, overload
 
 from ..units import format_size
 from .errors import ConfigError, HostError
@@ -23,6 +24,7 @@ _SECTION = 128 << 20  # what Linux adds memory in (its SECTION_SIZE)
 # include/uapi/asm-generic/mman-common.h and mman.h; the mmap module has none of them before 3.13
 MAP_NORESERVE, _MAP_HUGETLB, _HUGE_SHIFT = 0x4000, 0x40000, 26
 _ADD_SEALS, _SEAL_ALL, _SEAL_SHRINK, _SEAL_GROW = 1033, 0x1, 0x2, 0x4  # linux/fcntl.h
+_IOVEC = struct.Struct("QQ")  # include/uapi/linux/uio.h
 _HUGE_PAGES_OF_HOST = "/sys/kernel/mm/hugepages"
 
 
@@ -97,6 +99,53 @@ class Region:
         if self.fd >= 0:
             os.close(self.fd)
             self.fd = -1
+
+
+class Pieces(Sequence[memoryview]):
+    """Pieces of a region in the form that the kernel takes: ``iovecs`` is an array of struct iovec.
+
+    They become memoryviews one by one where somebody looks at them.
+    """
+
+    def __init__(self, region: Region, iovecs: bytes) -> None:
+        self._region = region
+        self.iovecs = iovecs
+
+    def total(self) -> int:
+        """Return the bytes that there are in all of them."""
+        return sum(memoryview(self.iovecs).cast("Q")[1::2].tolist())
+
+    def __len__(self) -> int:
+        return len(self.iovecs) // _IOVEC.size
+
+    @overload
+    def __getitem__(self, which: int) -> memoryview: ...
+
+    @overload
+    def __getitem__(self, which: slice) -> Pieces: ...
+
+    def __getitem__(self, which: int | slice) -> memoryview | Pieces:
+        if isinstance(which, slice):
+            first, end, step = which.indices(len(self))
+            if step != 1:
+                raise IndexError("pieces are taken one after the other")
+            return Pieces(self._region, self.iovecs[_IOVEC.size * first : _IOVEC.size * end])
+        count = len(self)
+        if not -count <= which < count:
+            raise IndexError(which)
+        return self._view(*_IOVEC.unpack_from(self.iovecs, _IOVEC.size * (which % count)))
+
+    def __iter__(self) -> Iterator[memoryview]:
+        return (self._view(*each) for each in _IOVEC.iter_unpack(self.iovecs))
+
+    def _view(self, place: int, length: int) -> memoryview:
+        offset = place - self._region.address
+        return self._region.view[offset : offset + length]
+
+
+def total(buffers: Sequence[memoryview]) -> int:
+    """Return the bytes that there are in all of the buffers."""
+    return buffers.total() if isinstance(buffers, Pieces) else sum(map(len, buffers))
 
 
 def _free_pages(page: int) -> int | None:

@@ -76,7 +76,7 @@ def helper(initrd: str, words: str, *devices: str) -> list[str]:
         "--kernel",
         linux.kernel_of(os.uname().release),
     ]
-    command += ["--initrd", str(HERE / initrd), "--memory", str(MEMORY)]
+    command += ["--initrd", str(HERE / initrd), "--memory", f"{MEMORY >> 20}MiB"]
     return [*command, "--cmdline", f"{QUIET} {words}", *devices]
 
 

@@ -16,6 +16,7 @@ from queue import SimpleQueue
 from typing import TYPE_CHECKING, Any, Callable, Sequence
 
 from ..disk import SECTOR
+from ..memory import total
 from .device import VirtioDevice
 from .queue import BrokenDriver, Chain, copy_in, copy_out
 
@@ -73,7 +74,7 @@ class Block(VirtioDevice):
     class_code = 0x01_80_00
     blocking = True
 
-    def __init__(self, disk: Disk, serial: str = "", queues: int = 1, depth: int = 256) -> None:
+    def __init__(self, disk: Disk, serial: str = "", queues: int = 1, depth: int = 512) -> None:
         super().__init__()
         self.disk = disk
         self._serial = serial.encode()[:_ID_SIZE].ljust(_ID_SIZE, b"\0")
@@ -119,18 +120,19 @@ class Block(VirtioDevice):
         end = self.disk.size
         for chain in self.requests(index):
             readable, data = chain.readable, chain.writable
-            if not data or not data[-1]:
+            last = data[-1] if data else None
+            if not last:
                 raise BrokenDriver("a request without room for its status")
-            status, data[-1] = data[-1][-1:], data[-1][:-1]
+            status, data = last[-1:], data[:-1]
+            if len(last) > 1:
+                data = [*data, last[:-1]]
             if readable and len(readable[0]) == _HEADER.size:
                 kind, sector = header(readable[0])
-                outgoing = readable[1:]
+                outgoing: Sequence[memoryview] = readable[1:]
             else:
                 kind, sector, outgoing = self._odd_header(chain)
             if kind == _IN:
-                if not data[-1]:
-                    data.pop()
-                length = sum(map(len, data))
+                length = total(data)
                 at = sector * SECTOR
                 if length % SECTOR or at + length > end:
                     status[0] = _IO_ERROR
@@ -199,12 +201,12 @@ class Block(VirtioDevice):
         return length
 
     def _other(
-        self, kind: int, sector: int, outgoing: list[memoryview], incoming: list[memoryview]
+        self, kind: int, sector: int, outgoing: Sequence[memoryview], incoming: Sequence[memoryview]
     ) -> int:
         """Carry out anything but a read; return how many bytes were put into the guest's memory."""
         counts, disk = self.counts, self.disk
         if kind == _OUT:
-            length, at = sum(map(len, outgoing)), sector * SECTOR
+            length, at = total(outgoing), sector * SECTOR
             self._allow(at, length)
             disk.write(outgoing, at)
             if not self.accepted & _CAN_FLUSH:

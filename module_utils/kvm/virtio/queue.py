@@ -10,9 +10,11 @@ from __future__ import annotations
 
 import struct
 import threading
+from functools import lru_cache
 from typing import TYPE_CHECKING, Callable, NamedTuple, Sequence
 
 from ..errors import ConfigError
+from ..memory import Pieces
 
 if TYPE_CHECKING:
     from ..memory import GuestMemory, Region
@@ -21,6 +23,9 @@ MAX_SEGMENTS = 1024  # of a chain: IOV_MAX, what a vectored read or write takes
 _NEXT, _WRITE, _INDIRECT = 1, 2, 4
 _NO_INTERRUPT = 1
 _DESCRIPTOR = 16
+_MANY = 16  # descriptors in one table that are looked at all at once
+_LOW = bytes(index & 0xFF for index in range(1, MAX_SEGMENTS + 1))  # of the next field, in order
+_HIGH = bytes(index >> 8 for index in range(1, MAX_SEGMENTS + 1))
 _unpack_descriptor = struct.Struct("<QIHH").unpack_from
 _pack_used = struct.Struct("<II").pack_into
 _fence_lock = threading.Lock()
@@ -40,8 +45,18 @@ class Chain(NamedTuple):
     """One request: what the device may read and what it may write, in the guest's own memory."""
 
     head: int
-    readable: list[memoryview]
-    writable: list[memoryview]
+    readable: Sequence[memoryview]
+    writable: Sequence[memoryview]
+
+
+@lru_cache(maxsize=32)
+def _lanes(count: int) -> tuple[int, int, int]:
+    """Return numbers that hold a value in each of ``count`` lanes of 128 bits: 1, and two masks.
+
+    The masks are of a descriptor's address and of its length.
+    """
+    ones = ((1 << 128 * count) - 1) // ((1 << 128) - 1)
+    return ones, ones * 0xFFFF_FFFF_FFFF_FFFF, ones * 0xFFFF_FFFF << 64
 
 
 class Queue:
@@ -102,7 +117,8 @@ class Queue:
         if ready - self._used & 0xFFFF > self.size:
             raise BrokenDriver(f"{ready - self._used & 0xFFFF} requests in a queue of {self.size}")
         self._next = at + 1 & 0xFFFF
-        return self._walk(self._avail[self._avail_at + 2 + at % self.size])
+        head = self._avail[self._avail_at + 2 + at % self.size]
+        return self._all_at_once(head) or self._walk(head)
 
     def _walk(self, head: int) -> Chain:
         """Follow a chain of descriptors, the last of which may lead to a table of more."""
@@ -141,6 +157,49 @@ class Queue:
             if not flags & _NEXT:
                 return Chain(head, readable, writable)
             index = following
+
+    def _all_at_once(self, head: int) -> Chain | None:
+        """Return the chain in a long table that is as drivers make it, None where it has no such.
+
+        That is in order, ending with something to be written, and all in one region. Thousands of
+        bytes are looked at by a few operations on numbers as long as that, as a turn of a loop for
+        each descriptor would take longer than the transfer itself.
+        """
+        if head >= self.size:
+            return None
+        address, length, kind, _ = _unpack_descriptor(
+            self._table, self._table_at + _DESCRIPTOR * head
+        )
+        count, odd = divmod(length, _DESCRIPTOR)
+        if kind != _INDIRECT or odd or not _MANY <= count <= MAX_SEGMENTS:
+            return None
+        try:
+            region, base = self._memory.find(address, length)
+            table = region.map[base : base + length]
+            region, _ = self._memory.find(int.from_bytes(table[:8], "little"), 0)
+        except ConfigError:
+            return None
+        inner = count - 1
+        flags = table[12::16]
+        readable = flags.count(_NEXT)
+        expected = b"\1" * readable + b"\3" * (inner - readable) + b"\2"
+        in_order = table[14::16][:inner] == _LOW[:inner] and table[15::16][:inner] == _HIGH[:inner]
+        plain = table[13::16].count(0) == count
+        if flags != expected or not plain or not in_order or region.read_only:
+            return None
+        ones, address_mask, length_mask = _lanes(count)
+        number = int.from_bytes(table, "little")
+        addresses, lengths = number & address_mask, number & length_mask
+        # The topmost bit of each lane goes when something is subtracted that is larger.
+        guard = ones << 127
+        ends = (guard | ones * (region.start + region.size)) - addresses - (lengths >> 64)
+        starts = (guard | addresses) - ones * region.start
+        if ends & starts & guard != guard:
+            return None
+        places = addresses + ones * (region.address - region.start) | lengths
+        iovecs = places.to_bytes(len(table), "little")
+        cut = _DESCRIPTOR * readable
+        return Chain(head, Pieces(region, iovecs[:cut]), Pieces(region, iovecs[cut:]))
 
     def push(self, head: int, written: int) -> None:
         """Give a request back, into whose writable part ``written`` bytes were put."""
@@ -197,7 +256,7 @@ class Queue:
         return first, second, third
 
 
-def copy_in(target: list[memoryview], data: bytes | memoryview) -> int:
+def copy_in(target: Sequence[memoryview], data: bytes | memoryview) -> int:
     """Spread ``data`` over the guest's buffers; return how many bytes there was room for."""
     done = 0
     for piece in target:
@@ -209,7 +268,7 @@ def copy_in(target: list[memoryview], data: bytes | memoryview) -> int:
     return done
 
 
-def copy_out(source: list[memoryview], limit: int) -> bytes:
+def copy_out(source: Sequence[memoryview], limit: int) -> bytes:
     """Return at most ``limit`` bytes of the guest's buffers."""
     data = bytearray()
     for piece in source:

@@ -11,7 +11,9 @@ import threading
 import time
 
 import pytest
+from ansible.module_utils.kvm.disk import Raw
 from ansible.module_utils.kvm.virtio.block import THREADS, Block
+from ansible.module_utils.kvm.virtio.queue import Queue
 from driving import EVERYTHING
 
 SECTOR = 512
@@ -142,6 +144,37 @@ class Request:
         return self.status, back.pop((self.index, self.head))
 
 
+def test_long_requests_over_a_file(drive, monkeypatch, tmp_path):
+    """As drivers make them, scattered over memory: what is there is what the file has."""
+    path = tmp_path / "disk"
+    content = bytearray(os.urandom(64 * SECTOR))
+    path.write_bytes(content)
+    disk = Raw(str(path), read_only=False)
+    driver = drive(Block(disk))
+    driver.start(EVERYTHING)
+    at_once = Queue._all_at_once
+    found = []
+    monkeypatch.setattr(
+        Queue, "_all_at_once", lambda queue, head: found.append(at_once(queue, head)) or found[-1]
+    )
+    try:
+        for first, count in ((0, 40), (3, 61), (24, 40)):
+            reading = Request(driver, IN, first, into=[SECTOR] * count, indirect=True)
+            assert reading.done() == (OK, count * SECTOR + 1)
+            assert reading.data == content[first * SECTOR : (first + count) * SECTOR]
+            data = [os.urandom(SECTOR) for _ in range(count)]
+            writing = Request(driver, OUT, first, out=data, indirect=True)
+            assert writing.done() == (OK, 1)
+            content[first * SECTOR : (first + count) * SECTOR] = b"".join(data)
+            assert path.read_bytes() == content
+        beyond = Request(driver, IN, 40, into=[SECTOR] * 30, indirect=True)
+        assert beyond.done() == (IO_ERROR, 1)
+        assert all(found)
+    finally:
+        driver.close()
+        disk.close()
+
+
 # What the device says of itself.
 
 
@@ -163,7 +196,7 @@ def test_configuration(made):
     fields = {
         "capacity": (0, 8, SECTORS),
         "size_max": (8, 4, 0),
-        "seg_max": (12, 4, 254),
+        "seg_max": (12, 4, 510),
         "geometry": (16, 4, 0),
         "blk_size": (20, 4, 512),
         "physical_block_exp": (24, 1, 3),

@@ -4,10 +4,12 @@
 
 from __future__ import annotations
 
+import ctypes
+import random
 import struct
 
 import pytest
-from ansible.module_utils.kvm.memory import GAP_END, GAP_START, GuestMemory
+from ansible.module_utils.kvm.memory import GAP_END, GAP_START, GuestMemory, Pieces, total
 from ansible.module_utils.kvm.virtio.queue import (
     MAX_SEGMENTS,
     BrokenDriver,
@@ -100,6 +102,99 @@ def test_descriptors_and_then_an_indirect_one(sides, memory):
     ring.offer(5)
     chain = queue.pop()
     assert (chain.head, lengths(chain.readable), lengths(chain.writable)) == (5, [16, 8], [4])
+
+
+def places(pieces):
+    """Return where pieces of the guest's memory lie in this process, and their bytes."""
+    return [
+        (ctypes.addressof(ctypes.c_char.from_buffer(piece)) if len(piece) else 0, len(piece))
+        for piece in pieces
+    ]
+
+
+def long_table(chance, start, end, count, readable):
+    """Return a table as drivers make it, of pieces that lie between the two addresses."""
+    entries = []
+    for index in range(count):
+        length = chance.choice([1, 16, 512, 4096])
+        address = chance.choice([start, end - length, chance.randrange(start, end - length)])
+        flags = NEXT * (index < count - 1) | WRITE * (index >= readable)
+        entries.append(struct.pack("<QIHH", address, length, flags, (index + 1) % count))
+    return b"".join(entries)
+
+
+def both_ways(queue, ring, memory, data):
+    """Return the chain as it is found at once, and as it is walked: None, or what was wrong."""
+    memory.write(MORE, data)
+    ring.describe(0, MORE, len(data), INDIRECT_TABLE)
+    at_once = queue._all_at_once(0)
+    try:
+        return at_once, queue._walk(0)
+    except BrokenDriver as error:
+        return at_once, error
+
+
+@pytest.mark.parametrize("bounds", [(0x20_0000, LOW), (GAP_END, HIGH)])
+@pytest.mark.parametrize("count", [16, 17, 256, 258, MAX_SEGMENTS])
+def test_a_long_table_is_looked_at_as_a_whole(sides, memory, bounds, count):
+    queue, ring = sides
+    chance = random.Random(count)
+    for readable in {0, 1, count // 2, count - 1}:
+        data = long_table(chance, *bounds, count, readable)
+        at_once, walked = both_ways(queue, ring, memory, data)
+        assert isinstance(at_once.writable, Pieces)
+        for mine, theirs in zip(at_once[1:], walked[1:]):
+            assert (len(mine), total(mine)) == (len(theirs), total(theirs))
+            assert places(mine) == places(theirs)
+            assert places(mine[1:]) == places(theirs)[1:]
+            assert [len(mine[-1])] == lengths(theirs[-1:]) if theirs else True
+
+
+def test_what_is_wrong_with_a_long_table_is_found_all_the_same(sides, memory):
+    """Whatever is found at once is what a walk finds, and nothing else is ever found at once."""
+    queue, ring = sides
+    chance = random.Random(7)
+    odd = 0
+    for _ in range(3000):
+        count = chance.choice([16, 20, 64])
+        bounds = chance.choice([(0x20_0000, LOW), (GAP_END, HIGH)])
+        data = bytearray(long_table(chance, *bounds, count, chance.randrange(count)))
+        for _ in range(chance.randrange(1, 3)):
+            where = 16 * chance.randrange(count)
+            kind = chance.randrange(4)
+            if kind == 0:
+                data[where + chance.randrange(16)] ^= 1 << chance.randrange(8)
+            elif kind == 1:
+                edge = chance.choice([0, GAP_START, LOW, GAP_END, HIGH, TOP])
+                address = edge + chance.choice([-4096, -1, 0, 1]) & TOP - 1
+                struct.pack_into("<Q", data, where, address)
+            elif kind == 2:
+                struct.pack_into("<I", data, where + 8, chance.choice([0, 2**31, 2**32 - 1]))
+            else:
+                data = data[: -16 * chance.randrange(1, 4)]
+                count = len(data) // 16
+        at_once, walked = both_ways(queue, ring, memory, bytes(data))
+        if at_once is None:
+            odd += 1
+            continue
+        assert not isinstance(walked, BrokenDriver), walked
+        for mine, theirs in zip(at_once[1:], walked[1:]):
+            assert places(mine) == places(theirs)
+    assert 1000 < odd < 2900
+
+
+def test_pieces_are_a_sequence(sides, memory):
+    queue, ring = sides
+    at_once, _ = both_ways(queue, ring, memory, long_table(random.Random(1), 0, LOW, 16, 1))
+    pieces = at_once.writable
+    assert len(pieces) == 15
+    assert places([pieces[0], pieces[-1]]) == [places(pieces)[0], places(pieces)[14]]
+    assert len(pieces[3:5]) == 2
+    for wrong in (15, -16):
+        with pytest.raises(IndexError):
+            pieces[wrong]
+    with pytest.raises(IndexError):
+        pieces[::2]
 
 
 def test_an_indirect_table_need_not_be_in_order(sides, memory):
