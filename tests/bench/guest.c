@@ -7,6 +7,7 @@
 //   random=SECONDS  4 KiB reads of /dev/vda at random, 32 at a time, without the page cache: reads/s
 //   whole=SECONDS   1 MiB reads one after the other, the same way: MiB/s
 //   send=SECONDS    bytes to port 5001 of 10.9.0.1 from 10.9.0.2: MiB/s
+//   receive=SECONDS bytes from port 5002, the other way round: MiB/s
 //   idle=1          nothing, for ever
 
 #define _GNU_SOURCE
@@ -131,15 +132,12 @@ static double whole_reads(double seconds)
 	return done / (now() - begin);
 }
 
-static double sent(double seconds)
+static int connected(int port)
 {
-	struct sockaddr_in there = {.sin_family = AF_INET, .sin_port = htons(5001)};
+	struct sockaddr_in there = {.sin_family = AF_INET, .sin_port = htons(port)};
 	struct ifreq request = {.ifr_name = "eth0"};
 	struct sockaddr_in *mine = (struct sockaddr_in *)&request.ifr_addr;
 	int fd = socket(AF_INET, SOCK_STREAM, 0), result = -1;
-	static char piece[PIECE];
-	uint64_t done = 0;
-	double begin;
 
 	must(fd, "socket");
 	mine->sin_family = AF_INET;
@@ -157,14 +155,32 @@ static double sent(double seconds)
 	must(ioctl(fd, SIOCSIFFLAGS, &request), "up");
 	inet_aton("10.9.0.1", &there.sin_addr);
 	must(connect(fd, (struct sockaddr *)&there, sizeof there), "connect");
-	begin = now();
-	while (now() - begin < seconds) {
-		ssize_t got = write(fd, piece, PIECE);
+	return fd;
+}
 
-		must(got, "write");
+static double moved(int fd, double seconds, int outwards)
+{
+	static char piece[PIECE];
+	double begin = now();
+	uint64_t done = 0;
+
+	while (now() - begin < seconds) {
+		ssize_t got = outwards ? write(fd, piece, PIECE) : read(fd, piece, PIECE);
+
+		must(got, "transfer");
 		done += got;
 	}
 	return done / (now() - begin) / (1 << 20);
+}
+
+static double sent(double seconds)
+{
+	return moved(connected(5001), seconds, 1);
+}
+
+static double received(double seconds)
+{
+	return moved(connected(5002), seconds, 0);
 }
 
 int main(void)
@@ -172,7 +188,7 @@ int main(void)
 	static const struct {
 		const char *word;
 		double (*run)(double);
-	} jobs[] = {{"random=", random_reads}, {"whole=", whole_reads}, {"send=", sent}};
+	} jobs[] = {{"random=", random_reads}, {"whole=", whole_reads}, {"send=", sent}, {"receive=", received}};
 	char line[4096] = "", path[16];
 
 	setvbuf(stdout, NULL, _IOLBF, 0);

@@ -20,6 +20,7 @@ import subprocess
 import sys
 import threading
 import time
+from contextlib import suppress
 from pathlib import Path
 
 HERE = Path(__file__).resolve().parent
@@ -29,7 +30,8 @@ linux = importlib.import_module("virtfleet.kvm.selftest_linux")
 MEMORY = 256 << 20
 MODULES = ("virtio_pci", "virtio_blk", "virtio_net")
 DISK_SIZE = 256 << 20
-BRIDGE, TAP, ADDRESS, PORT = "br-bench", "tap-bench", "10.9.0.1", 5001
+BRIDGE, TAP, ADDRESS = "br-bench", "tap-bench", "10.9.0.1"
+DRAIN, SOURCE = 5001, 5002  # ports: what takes all, and what gives without end
 QUIET = "console=ttyS0 quiet panic=-1"
 ENTRY = (
     f"import sys; sys.path.insert(0, {str(HERE / 'helper')!r});"
@@ -143,18 +145,19 @@ def read_to(process: subprocess.Popen[bytes], pattern: bytes) -> re.Match[bytes]
         assert more, f"it ended: {said[-2000:].decode(errors='replace')}"
 
 
-def drain() -> None:
-    """Take what guests send."""
-    listener = socket.create_server((ADDRESS, PORT))
-    buffer = bytearray(1 << 20)
+def serve(port: int) -> None:
+    """Take what guests send to a port, or give what they take."""
+    listener = socket.create_server((ADDRESS, port))
+    buffer = bytearray(1 << 17)
 
-    def serve() -> None:
+    def run() -> None:
         while True:
             peer, _ = listener.accept()
-            while peer.recv_into(buffer):
-                pass
+            with suppress(ConnectionError), peer:
+                while peer.recv_into(buffer) if port == DRAIN else peer.send(buffer):
+                    pass
 
-    threading.Thread(target=serve, daemon=True).start()
+    threading.Thread(target=run, daemon=True).start()
 
 
 def proportional(pid: int) -> float:
@@ -206,9 +209,10 @@ def measure(side: str, what: str) -> list[float]:
         return [boots(command("boot.img", ""))]
     if what == "memory":
         return [idles(command("work.img", "idle=1", *disk(side)))]
-    if "send" not in what:
+    if "send" not in what and "receive" not in what:
         return works(command("work.img", what, *disk(side)))
-    drain()
+    serve(DRAIN)
+    serve(SOURCE)
     slow = "slowly_" in what
     return works(command("work.img", what.replace("slowly_", ""), *nic(side, vhost=not slow)))
 
