@@ -103,6 +103,7 @@ class _Receiver:
                 except BlockingIOError:
                     return
                 self._deliver(got)
+            self.starved = bool(self._rest)  # a notification brings it on, a frame may never come
         finally:
             self._queue.signal()
 

@@ -9,6 +9,7 @@ import socket
 import struct
 
 import pytest
+from ansible.module_utils.kvm.virtio import net as virtio_net
 from ansible.module_utils.kvm.virtio.net import MRG_RXBUF, Net
 from driving import EVENT_INDEX, EVERYTHING, INDIRECT, VERSION_1
 
@@ -196,6 +197,19 @@ def test_a_frame_for_which_a_driver_can_never_have_room_is_cut(net):
     assert driver.device.counters()["rx_dropped"] == 2  # with the one of the tap
     driver.reset()
     assert driver.device.counters()["rx_dropped"] == 2
+
+
+def test_a_frame_that_waits_for_room_at_the_end_of_a_turn_is_not_forgotten(net, monkeypatch):
+    """No other frame comes that would bring it along."""
+    monkeypatch.setattr(virtio_net, "_TURN", 2)
+    driver = net()
+    driver.start(ALWAYS | MRG_RXBUF)
+    rooms = [Room(driver, [100]) for _ in range(2)]
+    arrive(driver, FRAME, bytes(150))
+    assert received(driver, rooms) == [header(1) + FRAME]
+    rooms.append(Room(driver, [100]))
+    driver.work()
+    assert [len(data) for data in received(driver, rooms[1:])] == [100, 62]
 
 
 def test_a_frame_too_long_for_the_only_buffer_is_dropped(net):
