@@ -118,7 +118,10 @@ class Queue:
             raise BrokenDriver(f"{ready - self._used & 0xFFFF} requests in a queue of {self.size}")
         self._next = at + 1 & 0xFFFF
         head = self._avail[self._avail_at + 2 + at % self.size]
-        return self._all_at_once(head) or self._walk(head)
+        place = self._table_at + _DESCRIPTOR * head
+        if head < self.size and self._table[place + 12] == _INDIRECT:
+            return self._all_at_once(place, head) or self._walk(head)
+        return self._walk(head)
 
     def _walk(self, head: int) -> Chain:
         """Follow a chain of descriptors, the last of which may lead to a table of more."""
@@ -158,18 +161,14 @@ class Queue:
                 return Chain(head, readable, writable)
             index = following
 
-    def _all_at_once(self, head: int) -> Chain | None:
-        """Return the chain in a long table that is as drivers make it, None where it has no such.
+    def _all_at_once(self, place: int, head: int) -> Chain | None:
+        """Return the chain in a long table that is as drivers make it, None where there is none.
 
         That is in order, ending with something to be written, and all in one region. Thousands of
         bytes are looked at by a few operations on numbers as long as that, as a turn of a loop for
         each descriptor would take longer than the transfer itself.
         """
-        if head >= self.size:
-            return None
-        address, length, kind, _ = _unpack_descriptor(
-            self._table, self._table_at + _DESCRIPTOR * head
-        )
+        address, length, kind, _ = _unpack_descriptor(self._table, place)
         count, odd = divmod(length, _DESCRIPTOR)
         if kind != _INDIRECT or odd or not _MANY <= count <= MAX_SEGMENTS:
             return None

@@ -155,7 +155,7 @@ def test_long_requests_over_a_file(drive, monkeypatch, tmp_path):
     at_once = Queue._all_at_once
     found = []
     monkeypatch.setattr(
-        Queue, "_all_at_once", lambda queue, head: found.append(at_once(queue, head)) or found[-1]
+        Queue, "_all_at_once", lambda *place: found.append(at_once(*place)) or found[-1]
     )
     try:
         for first, count in ((0, 40), (3, 61), (24, 40)):

@@ -127,7 +127,7 @@ def both_ways(queue, ring, memory, data):
     """Return the chain as it is found at once, and as it is walked: None, or what was wrong."""
     memory.write(MORE, data)
     ring.describe(0, MORE, len(data), INDIRECT_TABLE)
-    at_once = queue._all_at_once(0)
+    at_once = queue._all_at_once(TABLE, 0)
     try:
         return at_once, queue._walk(0)
     except BrokenDriver as error:
