@@ -117,8 +117,9 @@ def lint_steps() -> list[Step]:
 
 
 def pytest_step(title: str, *arguments: str) -> Step:
-    """Return a run of pytest in sight of the user."""
-    return Step(title, [tool("pytest"), "-q", *arguments], quiet=False)
+    """Return a run of pytest in sight of the user, with what took longest."""
+    durations = ["--durations=10", "--durations-min=3"]
+    return Step(title, [tool("pytest"), "-q", *durations, *arguments], quiet=False)
 
 
 def oldest_python() -> str | None:
@@ -285,7 +286,7 @@ def lab_again(lab: str) -> list[str] | None:
 def lab_step(title: str, lab: str, *arguments: str) -> Step:
     """Return tests that raise a lab of this name; others may have theirs beside it."""
     shutil.rmtree(lab_cache(lab), ignore_errors=True)
-    options = ["--durations=25", "--durations-min=10", "-o", f"cache_dir={lab_cache(lab)}"]
+    options = ["--durations=40", "--durations-min=10", "-o", f"cache_dir={lab_cache(lab)}"]
     return replace(
         pytest_step(title, *arguments, *options),
         quiet=True,
