@@ -28,6 +28,13 @@ _PINS = 24  # of the IOAPIC, of which the first 16 are the PICs' as well
 _MAX_GSI = 4096  # KVM_MAX_IRQ_ROUTES
 
 
+def readable(descriptor: int) -> bool:
+    """Return whether something can be read from the descriptor, or its end has come."""
+    poll = select.poll()  # select(2) knows of the first 1024 descriptors only
+    poll.register(descriptor, select.POLLIN)
+    return bool(poll.poll(0))
+
+
 class Event:
     """An eventfd. Signals that nobody took yet count as one."""
 
@@ -51,9 +58,7 @@ class Event:
 
     def pending(self) -> bool:
         """Return whether it is signalled."""
-        poll = select.poll()  # select(2) knows of the first 1024 descriptors only
-        poll.register(self.fd, select.POLLIN)
-        return bool(poll.poll(0))
+        return readable(self.fd)
 
     def close(self) -> None:
         """Close it."""

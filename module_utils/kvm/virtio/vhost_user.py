@@ -8,10 +8,11 @@ their interrupts by eventfds. Over the socket goes the set-up alone.
 
 from __future__ import annotations
 
-import select
 import socket
 import struct
 from typing import TYPE_CHECKING, Sequence
+
+from ..events import readable
 
 if TYPE_CHECKING:
     from ..memory import Region
@@ -54,7 +55,7 @@ class FrontEnd:
         if self.closed:
             return False
         try:
-            heard = select.select([self._socket], [], [], 0)[0]
+            heard = readable(self._socket.fileno())
             return not heard or self._socket.recv(1, socket.MSG_PEEK) != b""
         except OSError:
             return False

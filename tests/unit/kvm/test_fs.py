@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import errno
 import os
+import resource
 import runpy
 import signal
 import socket
@@ -370,6 +371,23 @@ def test_a_daemon_that_does_not_answer_is_given_up(monkeypatch):
         front.negotiate()
     assert front.closed
     theirs.close()
+
+
+def test_whether_a_daemon_is_there_is_seen_beyond_what_select_can_tell():
+    soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
+    if hard != resource.RLIM_INFINITY and hard < 2048:
+        pytest.skip("this process may not have that many files")
+    resource.setrlimit(resource.RLIMIT_NOFILE, (max(soft, 2048), hard))
+    ours, theirs = socket.socketpair()
+    front = FrontEnd(socket.socket(fileno=os.dup2(ours.fileno(), 1500, inheritable=False)))
+    ours.close()
+    try:
+        assert front.alive()
+        theirs.close()
+        assert not front.alive()
+    finally:
+        front.close()
+        resource.setrlimit(resource.RLIMIT_NOFILE, (soft, hard))
 
 
 def test_a_connection_that_is_closed_takes_nothing():
