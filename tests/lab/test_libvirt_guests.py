@@ -187,6 +187,7 @@ def test_bad_input_and_what_is_not_there_are_told_before_anything_is_touched(
     assert domains(some) == {"web", "legacy", "slow"}
 
 
+@pytest.mark.one_of("a guest of libvirt")
 def test_a_guest_that_ignores_the_power_button_is_told_or_forced(
     ansible: Ansible, done: Run, some: Host
 ) -> None:
@@ -206,6 +207,7 @@ def test_a_guest_that_ignores_the_power_button_is_told_or_forced(
     ansible.playbook("guests", *limit, kvm_guest_specs=[deaf], kvm_guest_state="absent")
 
 
+@pytest.mark.one_of("a guest of libvirt")
 def test_another_name_comes_when_a_guest_is_off_and_all_else_of_it_stays(
     ansible: Ansible, done: Run, some: Host
 ) -> None:
