@@ -15,7 +15,8 @@ description:
   - Each measurement becomes a check that is held against a threshold. What a host's KVM cannot do
     is told as a fact, not as a failure.
   - Boots the host's own kernel as a guest too, up to its first process and down again by ACPI.
-  - Never changes anything on the host. Takes a second or three and one CPU.
+  - Never changes anything on the host. Takes a second or two and one CPU, and what the
+    boot takes.
 author:
   - virtfleet contributors (@virtfleet)
 options:

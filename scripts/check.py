@@ -324,7 +324,7 @@ def lint(_: Sequence[str]) -> list[Step | None]:
 
 
 def test(arguments: Sequence[str]) -> list[Step | None]:
-    """Return the steps of `make test`, those that take long before those that do not."""
+    """Return the steps of `make test`, in the order in which they begin."""
     guests, hosts, odd = lab_steps(arguments)
     unit = pytest_step("unit tests", "tests/unit", *arguments)
     kvm = pytest_step("tests on the real /dev/kvm", "tests/kvm", *arguments)

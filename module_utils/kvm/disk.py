@@ -17,7 +17,7 @@ import struct
 from typing import Protocol, Sequence
 
 from .errors import ConfigError, InputFileError
-from .memory import Pieces, total
+from .memory import IoVector, total
 
 SECTOR = 512
 _GETLK, _SETLK = 36, 37  # F_OFD_GETLK, F_OFD_SETLK (include/uapi/asm-generic/fcntl.h)
@@ -154,14 +154,14 @@ class Raw:
         return True
 
     def _move_in(self, buffers: Sequence[memoryview], offset: int, flags: int) -> int:
-        if not isinstance(buffers, Pieces):
+        if not isinstance(buffers, IoVector):
             return os.preadv(self.fd, buffers, offset, flags)
         place = ctypes.c_int64(offset)
         got: int = self._preadv2(self.fd, buffers.iovecs, len(buffers), place, flags)
         return _checked(got)
 
     def _move_out(self, buffers: Sequence[memoryview], offset: int) -> int:
-        if not isinstance(buffers, Pieces):
+        if not isinstance(buffers, IoVector):
             return os.pwritev(self.fd, buffers, offset)
         place = ctypes.c_int64(offset)
         return _checked(self._pwritev2(self.fd, buffers.iovecs, len(buffers), place, 0))

@@ -101,7 +101,7 @@ class Region:
             self.fd = -1
 
 
-class Pieces(Sequence[memoryview]):
+class IoVector(Sequence[memoryview]):
     """Pieces of a region in the form that the kernel takes: ``iovecs`` is an array of struct iovec.
 
     They become memoryviews one by one where somebody looks at them.
@@ -122,14 +122,14 @@ class Pieces(Sequence[memoryview]):
     def __getitem__(self, which: int) -> memoryview: ...
 
     @overload
-    def __getitem__(self, which: slice) -> Pieces: ...
+    def __getitem__(self, which: slice) -> IoVector: ...
 
-    def __getitem__(self, which: int | slice) -> memoryview | Pieces:
+    def __getitem__(self, which: int | slice) -> memoryview | IoVector:
         if isinstance(which, slice):
             first, end, step = which.indices(len(self))
             if step != 1:
                 raise IndexError("pieces are taken one after the other")
-            return Pieces(self._region, self.iovecs[_IOVEC.size * first : _IOVEC.size * end])
+            return IoVector(self._region, self.iovecs[_IOVEC.size * first : _IOVEC.size * end])
         count = len(self)
         if not -count <= which < count:
             raise IndexError(which)
@@ -145,7 +145,7 @@ class Pieces(Sequence[memoryview]):
 
 def total(buffers: Sequence[memoryview]) -> int:
     """Return the bytes that there are in all of the buffers."""
-    return buffers.total() if isinstance(buffers, Pieces) else sum(map(len, buffers))
+    return buffers.total() if isinstance(buffers, IoVector) else sum(map(len, buffers))
 
 
 def _free_pages(page: int) -> int | None:

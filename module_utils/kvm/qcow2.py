@@ -29,6 +29,7 @@ from typing import Sequence
 
 from .disk import SECTOR
 from .errors import ConfigError, InputFileError
+from .memory import total
 from .qcow2_header import AUTOCLEAR_AT, Header, check_writable, new_image, read_header
 from .qcow2_image import (
     COMPRESSED,
@@ -111,7 +112,7 @@ class Qcow2(Image):
 
     def write(self, buffers: Sequence[memoryview], offset: int) -> None:
         """Write the buffers."""
-        left = sum(map(len, buffers))
+        left = total(buffers)
         self._check_writable(offset, left)
         cursor = Cursor(buffers)
         while left:

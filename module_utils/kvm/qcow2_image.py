@@ -20,6 +20,7 @@ from typing import TYPE_CHECKING, Iterable, Sequence
 
 from .disk import SECTOR, Raw
 from .errors import ConfigError, InputFileError
+from .memory import total
 from .qcow2_header import Header, read_header
 from .qcow2_tables import PIECE, Piece, Pieces, read_table
 
@@ -246,7 +247,7 @@ class Image:
 
     def read(self, buffers: Sequence[memoryview], offset: int, *, wait: bool) -> bool:
         """Fill the buffers; without ``wait`` only with what is in memory, tables included."""
-        length = sum(map(len, buffers))
+        length = total(buffers)
         if offset + length > self.size:
             raise OSError(errno.EINVAL, "behind the end of the disk")
         piece = self._get(offset >> self._span_bits)

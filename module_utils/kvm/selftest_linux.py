@@ -23,7 +23,7 @@ if TYPE_CHECKING:
 
 _MIB = 1 << 20
 _MEMORY = 256 * _MIB  # of which a stock kernel touches a third
-_TIMEOUT = 120.0  # seconds, many times what a slow host takes
+_TIMEOUT = 120.0  # seconds, twenty times what an emulated host takes that is idle
 _CMDLINE = "console=ttyS0 quiet panic=-1"
 _GREETING = b"virtfleet: Linux is up\n"
 _SHOWN = 2000  # bytes of a console that ended badly
@@ -49,11 +49,11 @@ def kernel_of(host_release: str, root: str = "/") -> str:
 
 def _process() -> bytes:
     """Return an ELF64 file that says the greeting and turns the machine off."""
-    headers = 64 + 56
+    begin = _BASE + 64 + 56  # behind the two headers
     code = b"".join(
         (
             b"\xbf" + struct.pack("<I", 1),  # mov edi, 1
-            b"\xbe" + struct.pack("<I", _BASE + headers + 49),  # mov esi, greeting
+            b"\xbe" + struct.pack("<I", begin),  # mov esi, greeting
             b"\xba" + struct.pack("<I", len(_GREETING)),  # mov edx, its length
             b"\xb8" + struct.pack("<I", 1),  # mov eax, SYS_write
             b"\x0f\x05",  # syscall
@@ -63,13 +63,12 @@ def _process() -> bytes:
             b"\xb8" + struct.pack("<I", 169),  # mov eax, SYS_reboot
             b"\x0f\x05",  # syscall
             b"\xf4",  # hlt: a fault that ends the process, and the kernel in a panic
-            bytes(4),
         )
     )
-    content = code + _GREETING
-    size = headers + len(content)
+    content = _GREETING + code
+    entry, size = begin + len(_GREETING), 64 + 56 + len(content)
     header = struct.pack("<4sBBBB8x", b"\x7fELF", 2, 1, 1, 0)
-    header += struct.pack("<HHIQQQIHHHHHH", 2, 62, 1, _BASE + headers, 64, 0, 0, 64, 56, 1, 0, 0, 0)
+    header += struct.pack("<HHIQQQIHHHHHH", 2, 62, 1, entry, 64, 0, 0, 64, 56, 1, 0, 0, 0)
     header += struct.pack("<IIQQQQQQ", 1, 5, 0, _BASE, _BASE, size, size, 0x1000)
     return header + content
 

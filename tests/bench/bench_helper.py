@@ -100,13 +100,17 @@ def test_port_exits(helper: Path, in_c: Path) -> None:
     assert added <= 2.0
 
 
+def _run(helper: Path, image: Path) -> list[str]:
+    code = f"import sys; sys.path.insert(0, {str(helper)!r})\n"
+    code += "from virtfleet.kvm.cli import main; sys.exit(main(sys.argv[1:]))"
+    return [PYTHON, "-ESsc", code, "run", "--kernel", str(image), "--memory", "16MiB"]
+
+
 def test_cpu_time_of_a_whole_run(helper: Path, tmp_path: Path) -> None:
     """All that the helper's process computes, for a guest that ends with its first instructions."""
     path = tmp_path / "sign.bin"
     path.write_bytes(SIGN)
-    code = f"import sys; sys.path.insert(0, {str(helper)!r})\n"
-    code += "from virtfleet.kvm.cli import main; sys.exit(main(sys.argv[1:]))"
-    command = [PYTHON, "-ESsc", code, "run", "--kernel", str(path), "--memory", "16MiB"]
+    command = _run(helper, path)
     samples = []
     for _ in range(21):
         before = resource.getrusage(resource.RUSAGE_CHILDREN)
@@ -126,9 +130,7 @@ def test_first_instruction_against_qemu(helper: Path, tmp_path: Path) -> None:
     image[0xFFF0:0xFFF3] = b"\xe9\x0d\x00"  # jmp to the image's first byte, 16 bytes on
     path = tmp_path / "once.bin"
     path.write_bytes(image)
-    code = f"import sys; sys.path.insert(0, {str(helper)!r})\n"
-    code += "from virtfleet.kvm.cli import main; sys.exit(main(sys.argv[1:]))"
-    mine = [PYTHON, "-ESsc", code, "run", "--kernel", str(path), "--memory", "16MiB"]
+    mine = _run(helper, path)
     # This KVM may lack the MSR behind arch-capabilities; without it every KVM takes the machine.
     theirs = ["qemu-system-x86_64", "-M", "microvm,pit=on,pic=on,rtc=on", "-accel", "kvm"]
     theirs += ["-cpu", "host,arch-capabilities=off", "-m", "16M", "-nodefaults", "-no-user-config"]

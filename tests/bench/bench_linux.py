@@ -4,6 +4,7 @@
 
 from __future__ import annotations
 
+import os
 import shutil
 import subprocess
 import sys
@@ -24,7 +25,10 @@ PATIENCE = 900.0
 
 Sample = Callable[[str, str], list[float]]
 
-pytestmark = pytest.mark.lab
+pytestmark = [
+    pytest.mark.lab,
+    pytest.mark.skipif(os.geteuid() != 0, reason="the lab's images are built as root"),
+]
 
 
 @pytest.fixture(scope="module")
@@ -80,7 +84,9 @@ def test_memory_beyond_the_guests_own(sample: Sample) -> None:
     assert max(mine) <= LARGEST
 
 
-def at_least(title: str, unit: str, mine: list[float], theirs: list[float], least: float) -> None:
+def at_least(
+    title: str, unit: str, mine: list[float], theirs: list[float], least: float | None
+) -> None:
     """Hold what is the better the more it is: the ratio that is shown is the peer's over ours."""
     ours, peer = ("helper", mine), ("QEMU microvm with PCI", theirs)
     report(f"{title}; QEMU's over ours", unit, peer, ours, 1 / least if least else None)
@@ -98,5 +104,5 @@ def test_a_network(sample: Sample) -> None:
     at_least("TCP from the guest, vhost-net in both", "MiB/s", mine[0], theirs[0], 0.95)
     at_least("TCP to the guest, vhost-net in both", "MiB/s", mine[1], theirs[1], 0.95)
     mine, theirs = pairs(sample, "slowly_send=5 slowly_receive=5", 3)
-    at_least("TCP from the guest, vhost-net in neither", "MiB/s", mine[0], theirs[0], 0)
-    at_least("TCP to the guest, vhost-net in neither", "MiB/s", mine[1], theirs[1], 0)
+    at_least("TCP from the guest, vhost-net in neither", "MiB/s", mine[0], theirs[0], None)
+    at_least("TCP to the guest, vhost-net in neither", "MiB/s", mine[1], theirs[1], None)

@@ -162,7 +162,7 @@ def serve(port: int) -> None:
 
 def proportional(pid: int) -> float:
     """Return the MiB of PSS of a process without its largest mapping, the guest's memory."""
-    sizes, found = [], 0
+    sizes = []
     for line in Path(f"/proc/{pid}/smaps").read_text().splitlines():
         word, _, rest = line.partition(":")
         if word == "Size":
@@ -171,8 +171,7 @@ def proportional(pid: int) -> float:
             sizes[-1][1] = int(rest.split()[0])
     assert max(sizes)[0] >= MEMORY >> 10
     sizes.remove(max(sizes))
-    found = sum(pss for _, pss in sizes)
-    return found / 1024
+    return sum(pss for _, pss in sizes) / 1024
 
 
 def boots(command: list[str]) -> float:

@@ -256,7 +256,7 @@ def test_a_triple_fault_shows_the_registers(program):
 def test_a_guest_that_never_ends_is_brought_out(program, name, vcpus):
     begin = time.monotonic()
     assert Booted(program(name), vcpus=vcpus, memory=MIB).run(timeout=0.1).status == 124
-    assert time.monotonic() - begin < 20
+    assert time.monotonic() - begin < 2
 
 
 def test_a_halted_guest_costs_nothing(program):

@@ -218,16 +218,13 @@ def catches(pid: int, number: int) -> bool:
     return bool(int(status_of(pid)["SigCgt"][0], 16) >> (number - 1) & 1)
 
 
-SOON = 30.0  # seconds, on a machine that is busy with other things too
-
-
 @pytest.mark.parametrize("guest", NEVER_ENDING)
 def test_a_timeout_is_kept(helper, paths, guest):
     begin = time.monotonic()
     arguments = ["--vcpus", "2", "--timeout", "0.2", "--memory", "8MiB"]
     done = helper.run("run", "--kernel", *paths(NEVER_ENDING[guest]), *arguments)
     assert done.status == 124
-    assert 0.2 <= time.monotonic() - begin < SOON
+    assert 0.2 <= time.monotonic() - begin < 3
 
 
 def test_a_timeout_is_kept_although_nobody_reads_the_output(helper, image):
@@ -237,7 +234,9 @@ def test_a_timeout_is_kept_although_nobody_reads_the_output(helper, image):
     arguments = ["run", "--kernel", image("flood"), "--timeout", "3"]
     process = helper.start(*arguments, stdout=writer)
     os.close(writer)
-    assert process.wait(SOON) == 124
+    begin = time.monotonic()
+    assert process.wait(20) == 124
+    assert time.monotonic() - begin < 3 + 5.7
     assert process.stderr.read() == b"kvm-helper: timed out\n"
     with os.fdopen(reader, "rb") as file:
         assert file.read() == b"x" * room

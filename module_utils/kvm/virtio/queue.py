@@ -14,7 +14,7 @@ from functools import lru_cache
 from typing import TYPE_CHECKING, Callable, NamedTuple, Sequence
 
 from ..errors import ConfigError
-from ..memory import Pieces
+from ..memory import IoVector
 
 if TYPE_CHECKING:
     from ..memory import GuestMemory, Region
@@ -198,7 +198,7 @@ class Queue:
         places = addresses + ones * (region.address - region.start) | lengths
         iovecs = places.to_bytes(len(table), "little")
         cut = _DESCRIPTOR * readable
-        return Chain(head, Pieces(region, iovecs[:cut]), Pieces(region, iovecs[cut:]))
+        return Chain(head, IoVector(region, iovecs[:cut]), IoVector(region, iovecs[cut:]))
 
     def push(self, head: int, written: int) -> None:
         """Give a request back, into whose writable part ``written`` bytes were put."""

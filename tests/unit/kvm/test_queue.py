@@ -9,7 +9,7 @@ import random
 import struct
 
 import pytest
-from ansible.module_utils.kvm.memory import GAP_END, GAP_START, GuestMemory, Pieces, total
+from ansible.module_utils.kvm.memory import GAP_END, GAP_START, GuestMemory, IoVector, total
 from ansible.module_utils.kvm.virtio.queue import (
     MAX_SEGMENTS,
     BrokenDriver,
@@ -142,7 +142,7 @@ def test_a_long_table_is_looked_at_as_a_whole(sides, memory, bounds, count):
     for readable in {0, 1, count // 2, count - 1}:
         data = long_table(chance, *bounds, count, readable)
         at_once, walked = both_ways(queue, ring, memory, data)
-        assert isinstance(at_once.writable, Pieces)
+        assert isinstance(at_once.writable, IoVector)
         for mine, theirs in zip(at_once[1:], walked[1:]):
             assert (len(mine), total(mine)) == (len(theirs), total(theirs))
             assert places(mine) == places(theirs)
