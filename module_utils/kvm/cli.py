@@ -161,7 +161,7 @@ def _command_run(options: argparse.Namespace) -> int:
         runner = Runner(machine)
         escaped = Outcome(EXIT_OK, "ended by Ctrl-]")
         with raw_terminal(STDIN):
-            Feeder(runner, machine.serial, lambda: runner.finish(escaped))
+            Feeder(runner, machine.serial, lambda: runner.finish(escaped, for_good=True))
             outcome = runner.run(options.timeout)
         status = _report(outcome)
         if runner.stuck:  # in a write that blocks: nothing may be taken from under it

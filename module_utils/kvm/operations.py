@@ -97,7 +97,7 @@ class Operations:
 
     def stop(self, _: dict[str, Any]) -> dict[str, Any]:
         """End the guest at once."""
-        self._runner.finish(Outcome(EXIT_OK, "stopped on request"))
+        self._runner.finish(Outcome(EXIT_OK, "stopped on request"), for_good=True)
         return {}
 
     def shutdown(self, _: dict[str, Any]) -> dict[str, Any]:

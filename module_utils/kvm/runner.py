@@ -104,10 +104,13 @@ class Runner:
         """
         self._ticks.append(callback)
 
-    def finish(self, outcome: Outcome) -> None:
-        """End the run with ``outcome``, unless it has already ended. From any thread."""
+    def finish(self, outcome: Outcome, for_good: bool = False) -> None:
+        """End the run with ``outcome``, unless it has already ended. From any thread.
+
+        One that is meant for good ends it as well where the guest just wants to begin again.
+        """
         with self._lock:
-            if self._outcome is not None:
+            if self._outcome is not None and not (for_good and self._outcome.reset):
                 return
             self._outcome = outcome
             self._attention = True
@@ -142,6 +145,8 @@ class Runner:
         handlers = {_KICK: signal.signal(_KICK, lambda *_: None)}
         for number in (signal.SIGTERM, signal.SIGINT, signal.SIGHUP):
             handlers[number] = signal.signal(number, self._on_signal)
+        # One that comes just before the main thread waits is heeded only when the wait is over.
+        waker = signal.set_wakeup_fd(self._wake_write, warn_on_full_buffer=False)
         self.started = time.monotonic()
         deadline = None if timeout is None else self.started + timeout
         try:
@@ -157,6 +162,7 @@ class Runner:
             self._join()
             for number, handler in handlers.items():
                 signal.signal(number, handler)
+            signal.set_wakeup_fd(waker)
             self.selector.close()
             os.close(self._wake_read)
             os.close(self._wake_write)
@@ -208,7 +214,6 @@ class Runner:
     def _on_signal(self, number: int, _: object) -> None:
         # It may come between any two instructions of the main thread: the next turn heeds it.
         self._signals.append(number)
-        self.wake()
 
     def press(self) -> bool:
         """Press the power button; return whether the guest listens to it.
@@ -227,7 +232,7 @@ class Runner:
         """
         outcome = Outcome(EXIT_OK, reason)
         if self.grace <= 0 or self._last_resort or not self.press():
-            self.finish(outcome)
+            self.finish(outcome, for_good=True)
             return
         words = f"{reason}, as it did not turn itself off within {self.grace:g} s"
         self._last_resort = (time.monotonic() + self.grace, Outcome(EXIT_OK, words))

@@ -282,8 +282,10 @@ class _Guest:
     def _fire(self) -> None:
         """End the machine, whose guest has not been heard of in time."""
         if self._runner:
-            resets = self._life.watchdog_resets
-            self._runner.finish(_RESET_BY_WATCHDOG if resets else _BY_WATCHDOG)
+            if self._life.watchdog_resets:
+                self._runner.finish(_RESET_BY_WATCHDOG)
+            else:
+                self._runner.finish(_BY_WATCHDOG, for_good=True)
 
     def _again(self, outcome: Outcome) -> Machine | None:
         """Return the machine that follows one that was reset, None where none shall.

@@ -35,6 +35,7 @@ pytestmark = [
 ]
 
 MOUNT, UMOUNT, SLEEP = (str(shutil.which(tool)) for tool in ("mount", "umount", "sleep"))
+PROMPT = "\n> "
 GREETER: dict[str, Any] = {"engine": "ioctl", "kernel": "greeter", "memory": "4MiB"}
 # Runs a module as Ansible does, but in one process that can be killed at any moment.
 DIRECT = """
@@ -108,7 +109,13 @@ class Host:
     # An independent look.
 
     def digest(self) -> dict[str, str]:
-        """Return all that lies below the root, with modes, owners and content."""
+        """Return all that lies below the root, with modes, owners and content.
+
+        Guests that run are greeters, which write no more once they wait for a command.
+        """
+        for name in self.layout.names():
+            if self.processes(name):
+                self.wait_for(name, PROMPT)
         found = {}
         for folder, folders, files in os.walk(self.root):
             for name in [*folders, *files]:
