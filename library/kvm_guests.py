@@ -33,9 +33,10 @@ options:
         when it does not run.
       - The other keys of a guest of libvirt are described in C(docs/libvirt-guests.md). What it is
         told at its first boot (V(cloud_init)) is described in C(docs/first-boot.md).
-      - Those of a guest of the helper are the following. V(kernel) is an absolute path, or one of
-        the words V(greeter) (the guest program that the helper brings along) and V(host) (the
-        kernel that the host runs itself). V(initrd) is an absolute path.
+      - Those of a guest of the helper are the following. V(kernel) is an absolute path,
+        C(image:NAME) for an image that the host keeps, or one of the words V(greeter) (the guest
+        program that the helper brings along) and V(host) (the kernel that the host runs itself).
+        V(initrd) is an absolute path or C(image:NAME).
       - V(memory) is a size with a unit (V(128MiB) by default), V(vcpus) a whole number (V(1)),
         V(cmdline) the kernel's command line.
       - V(log) holds V(max_size) (V(1MiB)) and V(keep) (V(3)) of the console's log.

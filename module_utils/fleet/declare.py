@@ -17,8 +17,8 @@ from typing import TYPE_CHECKING, Any, Iterable, Iterator, Mapping, Sequence
 
 from ..converge.errors import InputError, Problem, shown, unknown
 from ..guest.engine import Host
+from ..guest.ioctl.dialect import BOOT_FILES, IoctlDialect, Limits, image_named
 from ..guest.ioctl.dialect import KEYS as IOCTL_KEYS
-from ..guest.ioctl.dialect import IoctlDialect, Limits
 from ..guest.ioctl.engine import kernels
 from ..guest.libvirt.capabilities import HostCapabilities
 from ..guest.libvirt.dialect import LibvirtDialect
@@ -428,6 +428,7 @@ class _Maker:
             self._nics(host, path, values, spec)
             if spec.get("engine", DEFAULT_ENGINE) != DEFAULT_ENGINE:
                 self._bridged(path, spec)
+                self._boots(host, path, spec)
         address, direct = self._address(spec)
         variables = values.get("vars") or {}
         made = frozenset({"disks", "nics"} & (set(spec) - set(values)))
@@ -540,6 +541,13 @@ class _Maker:
         expected = f"a pool whose volumes are files ({', '.join(_FOLDERS)}, with a path)"
         self.say(path, expected, shown(pool), "declare the disk under disks, with its volume")
         return None
+
+    def _boots(self, host: str | None, path: Path, spec: Mapping[str, Any]) -> None:
+        """Refuse to boot an image that the fleet does not have."""
+        for key in BOOT_FILES:
+            name = image_named(spec.get(key))
+            if name is not None and not lazy(name):
+                self._known((*path, key), "images", "an image", name, host)
 
     def _nics(
         self, host: str | None, path: Path, values: Mapping[str, Any], spec: dict[str, Any]

@@ -11,6 +11,7 @@ from __future__ import annotations
 from typing import Any, Iterable, Mapping, Sequence
 
 from ..converge.errors import Problem, shown
+from ..guest.ioctl.dialect import BOOT_FILES, image_named
 from ..units import UnitError, parse_size
 from .demand import HOST, Demand, Host, Rule
 from .merge import as_list
@@ -45,7 +46,8 @@ def asked_of(
     networks = fleet.get("networks") or {}
     images = fleet.get("images") or {}
     asked["networks"] = sorted({n["network"] for n in nics if _is_of(networks, n.get("network"))})
-    asked["images"] = sorted({d["image"] for d in disks if _is_of(images, d.get("image"))})
+    named = [d.get("image") for d in disks] + [image_named(spec.get(key)) for key in BOOT_FILES]
+    asked["images"] = sorted({name for name in named if _is_of(images, name)})
     pools = fleet.get("pools") or {}
     asked["disks"] = [
         {"pool": pool, "size": disk.get("size")}

@@ -10,7 +10,7 @@ made of is its `Dialect`, which is pure: it checks input and finds differences.
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any, Collection, Iterable, Mapping, Protocol, Sequence
+from typing import TYPE_CHECKING, Any, Callable, Collection, Iterable, Mapping, Protocol, Sequence
 
 if TYPE_CHECKING:
     from ..converge.action import Action, Change, Edit
@@ -41,9 +41,9 @@ class Observed:
 
     ``spec`` is its definition, None where a process of that name runs without one. ``machine`` is
     what the next start boots and ``booted`` what the running guest was started with, both by
-    `BOOT_KEYS` with the kernel as a file. ``problem`` says why what lies there must not be touched.
-    ``owned`` is whether this toolkit made it or took it over, ``files`` are disks that go with it
-    if that is asked for, and ``detail`` is what only its engine reads.
+    `BOOT_KEYS` with kernel and initrd as files. ``problem`` says why what lies there must not be
+    touched. ``owned`` is whether this toolkit made it or took it over, ``files`` are disks that go
+    with it if that is asked for, and ``detail`` is what only its engine reads.
     """
 
     name: str
@@ -95,19 +95,24 @@ def brief(seen: Observed) -> dict[str, Any]:
     return {**guest, **{key: spec.get(key) for key in ("vcpus", "memory", "max_memory")}}
 
 
+def _no_image(_: str) -> None:
+    return None
+
+
 @dataclass(frozen=True, eq=False, repr=False)
 class Host:
     """What planning must know of the host.
 
     ``name`` is its inventory name, ``kernel`` the file of the kernel that it runs itself,
     ``helper`` the digest of the installed helper (None: there is none), ``supervised`` whether
-    something there starts the helper's guests at boot.
+    something there starts the helper's guests at boot, ``image`` the file of an image by its name.
     """
 
     name: str
     kernel: str
     helper: str | None = None
     supervised: bool = False
+    image: Callable[[str], str | None] = _no_image
 
 
 @dataclass(frozen=True, eq=False, repr=False)

@@ -42,13 +42,14 @@ def _of_pools(connection: Connection) -> Iterator[tuple[str, str]]:
 
 
 def _of_helper(layout: Layout) -> Iterator[tuple[str, str]]:
-    """Yield each file that a guest of the helper has as a disk, with the guest."""
+    """Yield each file that a guest of the helper boots or has as a disk, with the guest."""
     for name in layout.names():
         with suppress(OSError, ValueError, TypeError, KeyError):
             with open(layout.guest(name).definition, "rb") as file:
                 machine = json.loads(file.read().decode())["machine"]
-            for disk in machine.get("disks") or ():
-                yield f"guest/{name}", str(disk["file"])
+            files = [machine["kernel"], machine.get("initrd")]
+            files += [disk["file"] for disk in machine.get("disks") or ()]
+            yield from ((f"guest/{name}", str(file)) for file in files if file)
 
 
 def standing_on(files: Sequence[str], holders: Iterator[tuple[str, str]]) -> dict[str, list[str]]:

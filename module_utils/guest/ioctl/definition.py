@@ -55,7 +55,7 @@ def make(
     uid: int,
     files: Mapping[str, Sequence[str]] | None = None,
 ) -> dict[str, Any]:
-    """Return the definition of a spec; ``machine`` is it by `BOOT_KEYS` with the kernel's file.
+    """Return the definition of a spec; ``machine`` is it by `BOOT_KEYS`, with its files.
 
     ``files`` are the images that were made for the guest, each with the files that it stands on. A
     helper that a guest has taken over could write others into an image, but not here.
@@ -87,11 +87,12 @@ def make(
 
 
 def boot_keys(definition: Mapping[str, Any]) -> dict[str, Any]:
-    """Return what a definition boots, by `BOOT_KEYS`: as its spec, the kernel as the file."""
+    """Return what a definition boots, by `BOOT_KEYS`: as its spec, kernel and initrd as files."""
     spec = definition["spec"]
     # What no earlier version of a definition could say is as its default.
     found = {key: spec.get(key, DEFAULTS.get(key)) for key in BOOT_KEYS}
-    return {**found, "kernel": definition["machine"]["kernel"]}
+    machine = definition["machine"]
+    return {**found, "kernel": machine["kernel"], "initrd": machine["initrd"] or ""}
 
 
 def encode(definition: Mapping[str, Any]) -> bytes:

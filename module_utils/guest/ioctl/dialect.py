@@ -22,6 +22,9 @@ if TYPE_CHECKING:
 
 ENGINE = "ioctl"
 OWN_KERNEL = "host"  # the kernel that the host runs itself, by a bare word
+IMAGE = "image:"  # before the name of an image that the host keeps
+BOOT_FILES = ("kernel", "initrd")
+_IMAGE_NAME = re.compile(r"[a-z0-9][a-z0-9._-]{0,62}", re.ASCII)
 LOG_DEFAULTS = {"max_size": "1MiB", "keep": 3}
 FEW: dict[str, Any] = {  # that every spec has
     "memory": "128MiB",
@@ -74,11 +77,24 @@ def complete(stated: Mapping[str, Any], base: Mapping[str, Any] | None = None) -
 
 
 def machine(spec: Mapping[str, Any], host: Host) -> dict[str, Any]:
-    """Return what a spec boots on this host: `BOOT_KEYS`, the kernel as the file that is meant."""
+    """Return what a spec boots on this host: `BOOT_KEYS`, with the files that are meant.
+
+    An image that the host does not have stays as it is called.
+    """
     found = {key: spec.get(key, DEFAULTS.get(key)) for key in BOOT_KEYS}
     if found["kernel"] == OWN_KERNEL:
         found["kernel"] = host.kernel
+    for key in BOOT_FILES:
+        name = image_named(found[key])
+        if name is not None:
+            found[key] = host.image(name) or found[key]
     return found
+
+
+def image_named(value: object) -> str | None:
+    """Return the name of the image that a kernel or an initrd is; None where it is none."""
+    named = isinstance(value, str) and value.startswith(IMAGE)
+    return str(value)[len(IMAGE) :] if named else None
 
 
 class _Reader(Reader):
@@ -127,16 +143,19 @@ class _Reader(Reader):
         return ""
 
     def file(self, path: str, value: object, words: Sequence[str]) -> str:
-        """Return an absolute path, or one of the reserved words."""
+        """Return an absolute path, an image that the host keeps, or one of the reserved words."""
         before = len(self.problems)
         name = self.text(path, value, MAX_PATH)
         if len(self.problems) > before or name in words or name.startswith("/"):
             return name
-        known = "an absolute path"
-        if words:
-            known += " or one of " + ", ".join(words)
+        image = image_named(name)
+        if image is not None and _IMAGE_NAME.fullmatch(image):
+            return name
+        known = ["an absolute path", f"{IMAGE} and the name of an image"]
+        known += [f"one of {', '.join(words)}"] if words else []
         guess = nearest(name, words)
-        self.refuse(path, known, name, f"did you mean {guess}?" if guess else None)
+        expected = f"{', '.join(known[:-1])}, or {known[-1]}"
+        self.refuse(path, expected, name, f"did you mean {guess}?" if guess else None)
         return name
 
     # The keys of a spec, each with its reader.
@@ -156,11 +175,11 @@ class _Reader(Reader):
         return self.whole(path, value, 1, self.limits.vcpus)
 
     def kernel(self, path: str, value: object) -> str:
-        """Return the kernel's path or reserved word."""
+        """Return the kernel's path, image or reserved word."""
         return self.file(path, value, self.limits.programs)
 
     def initrd(self, path: str, value: object) -> str:
-        """Return the initrd's path; empty for none."""
+        """Return the initrd's path or image; empty for none."""
         return "" if value == "" else self.file(path, value, ())
 
     def cmdline(self, path: str, value: object) -> str:
@@ -283,7 +302,8 @@ class IoctlDialect:
     def differences(self, stated: Mapping[str, Any], seen: Observed) -> Differences:
         """Return what differs from the guest that is there.
 
-        A spec that says ``kernel: host`` follows the host's kernel to another file.
+        A spec that says ``kernel: host`` follows the host's kernel to another file, and one that
+        names an image what that leads to.
         """
         there = seen.spec or {}
         plain = self._settled(stated, there)
@@ -293,9 +313,10 @@ class IoctlDialect:
         # What no earlier version of a definition could say is as its default.
         changes = compare(plain, {**DEFAULTS, **there})
         boots = machine({**complete(plain, there), seeding.FILE: seed and seed.file}, self.host)
-        before = (seen.machine or {}).get("kernel", boots["kernel"])
-        if before != boots["kernel"] and "kernel" not in {change.path for change in changes}:
-            changes.append(Change("kernel", before, boots["kernel"]))
+        for key in BOOT_FILES:
+            before = (seen.machine or {}).get(key, boots[key])
+            if before != boots[key] and key not in {change.path for change in changes}:
+                changes.append(Change(key, before, boots[key]))
         edits = [
             Edit(part.path, part.before, part.after, moment(part.path))
             for change in changes

@@ -131,6 +131,7 @@ class IoctlEngine:
             kernel=f"/boot/vmlinuz-{os.uname().release}",
             helper=installed_helper(self.layout),
             supervised=self.supervisor.supervised,
+            image=images.base_of,
         )
 
     def limits(self) -> Limits:
@@ -214,7 +215,7 @@ class IoctlEngine:
         boots = {name: machine(specs[name], self._host) for name in changed}
         made = {name: specs[name] for name in changed}
         problems += check_devices(made, check_mode=check_mode)
-        return problems + check_kernels(boots)
+        return problems + check_kernels(boots, check_mode=check_mode)
 
     # What an interrupted run left.
 

@@ -21,7 +21,8 @@ from ...units import format_size, parse_size
 _QCOW2 = b"QFI\xfb"
 _FOLDER = "a folder that is there"
 _DEEPEST = 16  # images that stand on each other
-_BRING = "kvm_images brings it (the role kvm_image), or name another one"
+IS_THERE = "an image that is there"
+BRING = "kvm_images brings it (the role kvm_image), or name another one"
 
 
 class ImageError(VirtfleetError):
@@ -94,7 +95,7 @@ def _make_qcow2(half: str, size: int, image: str | None) -> None:
         return
     base = base_of(image)
     if base is None:
-        raise ImageError(f"expected the image {image}, found none", remedy=_BRING)
+        raise ImageError(f"expected the image {image}, found none", remedy=BRING)
     create(half, size, base, kind_of(base))
 
 
@@ -142,7 +143,7 @@ def unfit(name: str, disks: Any, *, check_mode: bool) -> Iterator[Problem]:
             continue
         if have is None and disk["size"] is None:
             if not check_mode:
-                yield Problem(f"{where}.file", "an image that is there", shown(file))
+                yield Problem(f"{where}.file", IS_THERE, shown(file))
         elif have is None:
             yield from _unfounded(where, disk, check_mode=check_mode)
         elif disk["size"] is not None and have > parse_size(disk["size"]):
@@ -164,7 +165,7 @@ def _unfounded(where: str, disk: Mapping[str, Any], *, check_mode: bool) -> Iter
     base = base_of(disk["image"])
     if base is None:
         if not check_mode:
-            yield Problem(f"{where}.image", "an image that is there", shown(disk["image"]), _BRING)
+            yield Problem(f"{where}.image", IS_THERE, shown(disk["image"]), BRING)
         return
     least = capacity(base, kind_of(base)) or 0
     if least > parse_size(disk["size"]):

@@ -11,6 +11,7 @@ from ...converge.errors import Problem, shown
 from ...kvm.errors import KvmError
 from ...units import parse_size
 from . import images
+from .dialect import BOOT_FILES, image_named
 
 
 def check_device(device: str) -> list[Problem]:
@@ -33,10 +34,17 @@ def check_helper(command: str) -> list[Problem]:
     return [Problem(command, "the installed helper", found, remedy)]
 
 
-def check_kernel(boots: Mapping[str, Any]) -> Problem | None:
-    """Return why a guest could not start from its kernel, None if it can."""
+def check_kernel(boots: Mapping[str, Any], *, check_mode: bool) -> Problem | None:
+    """Return why a guest could not start from its kernel, None if it can.
+
+    In check mode the same run may bring an image.
+    """
     from ...kvm.loader import check_image  # only a guest that changes needs it
 
+    for key in BOOT_FILES:
+        if image_named(boots[key]) is not None:
+            found = shown(image_named(boots[key]))
+            return None if check_mode else Problem(key, images.IS_THERE, found, images.BRING)
     memory = boots["memory"]
     try:
         check_image(boots["kernel"], parse_size(memory), boots["initrd"] or None, boots["cmdline"])
@@ -75,14 +83,14 @@ def check_devices(specs: Mapping[str, Mapping[str, Any]], *, check_mode: bool) -
                 yield Problem(where, "a file that is there", shown(one["file"]))
 
 
-def check_kernels(boots: Mapping[str, Mapping[str, Any]]) -> list[Problem]:
+def check_kernels(boots: Mapping[str, Mapping[str, Any]], *, check_mode: bool) -> list[Problem]:
     """Return which of the guests could not start, at paths that begin with a guest's name."""
     problems: list[Problem] = []
     answers: dict[str, Problem | None] = {}
     for name, machine in sorted(boots.items()):
         key = repr(sorted(machine.items()))  # many guests may boot the same: it is read once
         if key not in answers:
-            answers[key] = check_kernel(machine)
+            answers[key] = check_kernel(machine, check_mode=check_mode)
         found = answers[key]
         if found is not None:
             path = f"{name}.{found.path}"

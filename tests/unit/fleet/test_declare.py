@@ -306,3 +306,21 @@ guests:
         {"target": "vda", "file": "/srv/guests/a.qcow2", "size": "4GiB", "image": "debian-13"}
     ]
     assert guest.spec["nics"] == [{"bridge": "br0"}]
+
+
+def test_a_guest_of_the_helper_boots_images_that_the_fleet_has():
+    text = """\
+plugin: kvm_fleet
+hypervisors: {kvm1: , kvm2: }
+images:
+  kern: {path: /srv/vmlinuz, format: raw, hypervisors: kvm2}
+guests:
+  a: {engine: ioctl, memory: 64MiB, kernel: "image:kern", %s}
+"""
+    (guest,) = declare([("fleet.yml", (text % "cmdline: x").encode())]).guests
+    assert guest.spec["kernel"] == "image:kern"
+    assert guest.asked["images"] == ["kern"]  # so that it is placed where that is
+    (problem,) = told(text % "initrd: 'image:kerm'")
+    assert problem.startswith("fleet.yml:6:59: guests.a.initrd: expected an image (kern), found")
+    (problem,) = told(text % "host: kvm1")
+    assert problem.endswith(" guests.a.kernel: expected an image that kvm1 has, found 'kern'")

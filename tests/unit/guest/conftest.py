@@ -135,7 +135,7 @@ def without_kvm(monkeypatch):
     """Let every preflight pass that asks the machine and not the guest."""
     monkeypatch.setattr(engine_module, "check_device", lambda _: [])
     monkeypatch.setattr(engine_module, "check_helper", lambda _: [])
-    monkeypatch.setattr(engine_module, "check_kernels", lambda _: [])
+    monkeypatch.setattr(engine_module, "check_kernels", lambda _, **__: [])
     # Only root may give files to the guests' users.
     monkeypatch.setattr(os, "chown", lambda *_: None)
     monkeypatch.setattr(os, "geteuid", lambda: 0)

@@ -4,6 +4,7 @@
 
 from __future__ import annotations
 
+import hashlib
 import json
 import os
 from pathlib import Path
@@ -11,9 +12,11 @@ from pathlib import Path
 import pytest
 from ansible.module_utils.converge.errors import ApplyError, InputError
 from ansible.module_utils.guest.engine import Host
-from ansible.module_utils.guest.ioctl import images, waiting
+from ansible.module_utils.guest.ioctl import images, preflight, waiting
 from ansible.module_utils.guest.ioctl.dialect import IoctlDialect, Limits
 from ansible.module_utils.guest.spec import read
+from ansible.module_utils.image import users
+from ansible.module_utils.image.store import Store
 from ansible.module_utils.seed.store import tool
 
 CASES = Path(__file__).resolve().parents[2] / "cases" / "guest"
@@ -184,3 +187,49 @@ def test_waiting_ends_with_a_reason_for_each():
         "gone": "it has ended while it was waited for",
         "silent": "the host has heard of no address of it (does it ask for one?) after 0us",
     }
+
+
+def keep(store, name, content):
+    """Let the host keep an image."""
+    store.prepare()
+    blob = f"{hashlib.sha256(content).hexdigest()}.raw"
+    Path(store.incoming, "new").write_bytes(content)
+    store.put(os.path.join(store.incoming, "new"), blob, {})
+    store.link(name, blob)
+    return store.path(blob)
+
+
+def test_a_kernel_may_be_an_image_that_the_host_keeps(machine, monkeypatch, tmp_path):
+    store = Store(str(tmp_path / "host"))
+    monkeypatch.setattr(images, "Store", lambda: store)
+    first, initrd = keep(store, "kern", b"1"), keep(store, "rd", b"2")
+    wish = {"name": "a", "kernel": "image:kern", "initrd": "image:rd"}
+    machine.run(wish)
+    made = machine.definition("a")
+    assert (made["spec"]["kernel"], made["spec"]["initrd"]) == ("image:kern", "image:rd")
+    assert (made["machine"]["kernel"], made["machine"]["initrd"]) == (first, initrd)
+    assert machine.run(wish)["changed"] is False
+    # What stands on an image is known: it is not collected.
+    found = users.standing_on([first, initrd], users._of_helper(machine.layout))
+    assert found == {first: ["guest/a"], initrd: ["guest/a"]}
+
+    second = keep(store, "kern", b"3")
+    for check_mode in (True, False):
+        result = machine.run(wish, check_mode=check_mode)
+        (action,) = result["actions"]
+        assert (action["action"], action["when"]) == ("update", "next_boot")
+        changes = [{"path": "kernel", "before": first, "after": second}]
+        assert action["changes"] == changes
+    result = machine.run(wish)
+    assert result["changed"] is False
+    (pending,) = result["pending"]
+    assert (pending["kind"], pending["changes"]) == ("restart_required", changes)
+    assert machine.definition("a")["machine"]["kernel"] == second
+
+
+@pytest.mark.parametrize("key", ["kernel", "initrd"])
+def test_an_image_that_is_not_there_is_told_unless_the_same_run_may_bring_it(key):
+    boots = {"a": {"kernel": "greeter", "initrd": "", key: "image:none"}}
+    assert preflight.check_kernels(boots, check_mode=True) == []
+    (problem,) = preflight.check_kernels(boots, check_mode=False)
+    assert str(problem).startswith(f"a.{key}: expected an image that is there, found 'none': ")

@@ -220,7 +220,7 @@ def test_what_failed_alike_is_told_once(machine):
 
 def test_problems_are_told_at_the_place_of_the_guest(machine, monkeypatch):
     problem = Problem("b.kernel", "a kernel that starts", "nothing")
-    monkeypatch.setattr(engine_module, "check_kernels", lambda _: [problem])
+    monkeypatch.setattr(engine_module, "check_kernels", lambda _, **__: [problem])
     with pytest.raises(InputError, match=r"^guests\[1\].kernel: expected a kernel"):
         machine.run({"name": "a"}, {"name": "b"})
     assert os.listdir(machine.layout.root) == []
@@ -229,7 +229,7 @@ def test_problems_are_told_at_the_place_of_the_guest(machine, monkeypatch):
 def test_only_what_changes_is_checked(machine, monkeypatch):
     checked = []
 
-    def check(boots):
+    def check(boots, **_):
         checked.append(dict(boots))
         return []
 
