@@ -55,6 +55,8 @@ def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item
 
     What is sampled runs in the soak too, as a whole there.
     """
+    from seeded import left_out, seed
+
     soak = config.getoption("--soak")
     in_soak = {"soak", "sampled", "one_of", "module_of"}
     chosen = [
@@ -62,6 +64,9 @@ def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item
         for item in items
         if (in_soak & set(item.keywords) if soak else "soak" not in item.keywords)
     ]
+    if not soak:
+        left = left_out(chosen, seed())
+        chosen = [item for item in chosen if item not in left]
     if len(chosen) < len(items):
         config.hook.pytest_deselected(items=[item for item in items if item not in chosen])
         items[:] = chosen

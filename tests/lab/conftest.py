@@ -36,14 +36,14 @@ def pytest_report_header() -> str:
 
 
 def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item]) -> None:
-    """Mark what stands here, skip it where images cannot be built, and take the sample."""
+    """Mark what stands here, skip it where images cannot be built, and take a sample."""
     here = Path(__file__).parent
     ours = [item for item in items if here in item.path.parents]
     for item in ours:
         item.add_marker(pytest.mark.lab)
         if os.geteuid() != 0:
             item.add_marker(pytest.mark.skip(reason="the lab's images are built as root"))
-    left = sampling.left_out(ours, SEED)
+    left = sampling.of_other_hosts(ours, SEED)
     if left:
         config.hook.pytest_deselected(items=left)
         items[:] = [item for item in items if item not in left]

@@ -27,6 +27,7 @@ if TYPE_CHECKING:
 _REASON = why_not(apart=True)
 pytestmark = [pytest.mark.kvm, pytest.mark.skipif(bool(_REASON), reason=_REASON)]
 
+fault = pytest.mark.one_of("a fault of a fleet")
 COUNT = 3
 ROUND_TRIPS = 3
 DEFAULTS = {"engine": "ioctl", "kernel": "greeter", "memory": "16MiB"}
@@ -175,6 +176,7 @@ def test_guests_are_placed_once_and_found_again_with_few_calls(
         assert sum(f" {host.address} " in f"{line} " for line in made) == ROUND_TRIPS, made
 
 
+@fault
 def test_what_is_placed_without_a_host_is_not_doubled_when_another_is_lost(bare: Site) -> None:
     hosts = planned(bare.run(GUESTS))["hosts"]
     before = bare.everywhere()
@@ -196,6 +198,7 @@ def test_what_is_placed_without_a_host_is_not_doubled_when_another_is_lost(bare:
     assert (run.changed(), blocked(run)) == ({}, set())
 
 
+@fault
 def test_one_host_of_three_places_nothing(bare: Site) -> None:
     hosts = planned(bare.run(GUESTS))["hosts"]
     for name in ("host002", "host003"):
@@ -215,6 +218,7 @@ def test_one_host_of_three_places_nothing(bare: Site) -> None:
     assert set(one_each(bare.everywhere())) == {*hosts, "late", "pinned"}
 
 
+@fault
 def test_a_fenced_host_that_comes_back_with_its_guests_is_told_and_nothing_is_stopped(
     bare: Site,
 ) -> None:
@@ -279,6 +283,7 @@ def meant(output: str) -> bool:
 FLOATING: dict[str, Any] = {f"g{number}": {} for number in range(6)}
 
 
+@fault
 @pytest.mark.parametrize(
     "seed", [0, *(pytest.param(n, marks=pytest.mark.soak) for n in range(1, 12))]
 )
@@ -303,6 +308,7 @@ def test_of_two_controllers_at_once_none_doubles_what_the_other_makes(
     assert bare.run(FLOATING).changed() == {}
 
 
+@fault
 @pytest.mark.parametrize(
     "seed", [0, *(pytest.param(n, marks=pytest.mark.soak) for n in range(1, 12))]
 )
