@@ -30,7 +30,17 @@ from typing import Sequence
 from .disk import SECTOR
 from .errors import ConfigError, InputFileError
 from .memory import total
-from .qcow2_header import AUTOCLEAR_AT, Header, check_writable, new_image, read_header
+from .qcow2_header import (
+    AUTOCLEAR_AT,
+    MOST_L1,
+    SIZE,
+    SIZE_AT,
+    Header,
+    check_writable,
+    l1_entries,
+    new_image,
+    read_header,
+)
 from .qcow2_image import (
     COMPRESSED,
     COPIED,
@@ -326,6 +336,39 @@ class Qcow2(Image):
                 self._replace(piece, index, new)
                 self._pieces.dirty.add(one >> self._piece_bits)
 
+    # Growing.
+
+    def grow(self, size: int) -> None:
+        """Let the disk have ``size`` bytes; what is new of it is zeros. Nobody else may use it.
+
+        The new size is written last, at once and after all else. The L1 table grows where it is,
+        within its last cluster. Raises InputFileError where it cannot, OSError.
+        """
+        header, before = self._header, self.size
+        entries = l1_entries(size, self._bits)
+        whole = -(-8 * header.l1_size >> self._bits) << self._bits
+        if 8 * entries > min(whole, MOST_L1):
+            raise InputFileError(
+                f"{self.path}: its L1 table has no room for a disk of {size} bytes: "
+                "qemu-img resize moves it"
+            )
+        if size <= before:
+            return
+        # What the image below has there, or a shorter disk had before, must not be seen.
+        added = 8 * (entries - len(self._l1))
+        if added:
+            self._file.write([memoryview(bytes(added))], header.l1_offset + 8 * len(self._l1))
+            self._l1.extend([0] * (added // 8))
+        self.size = size
+        below = 0 if self._base is None else min(self._base.size, size)
+        end = max(below, min(before | self._mask, size - 1) + 1)
+        self.zero(before, end - before, unmap=True)
+        self.flush()
+        text = SIZE.pack(size, 0, max(entries, header.l1_size))
+        self._file.write([memoryview(text)], SIZE_AT)
+        self._sync()
+        self._header = header._replace(size=size, l1_size=max(entries, header.l1_size))
+
     # Making it last.
 
     def flush(self) -> None:
@@ -474,3 +517,18 @@ def create(path: str, size: int = 0, backing: str = "", backing_format: str = "r
             os.close(descriptor)
     except OSError as error:
         raise InputFileError(f"cannot make {path}: {error.strerror}") from error
+
+
+def grow(path: str, size: int, backing: Sequence[str] | None = None) -> None:
+    """Let the image at ``path`` be a disk of ``size`` bytes, what is new of it zeros.
+
+    ``backing`` names the files that may lie below, as for a `Qcow2`. An image that is killed over
+    has its former size, and at most leaks. Raises InputFileError, ConfigError (it is in use).
+    """
+    image = Qcow2(path, read_only=False, backing=backing)
+    try:
+        image.grow(-(-size // SECTOR) * SECTOR)
+    except OSError as error:
+        raise InputFileError(f"cannot grow {path}: {error.strerror}") from error
+    finally:
+        image.close()

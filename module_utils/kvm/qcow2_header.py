@@ -21,6 +21,8 @@ MAGIC = b"QFI\xfb"
 TABLE_PLACE = struct.Struct(">QI")  # where the refcount table is, and its clusters
 TABLE_PLACE_AT = 48
 AUTOCLEAR_AT = 88
+SIZE = struct.Struct(">QII")  # bytes of the disk, how it is encrypted, entries of the L1 table
+SIZE_AT = 24
 MOST_L1, MOST_TABLE = 4 << 20, 4 << 20  # bytes of the L1 and of the refcount table
 
 _HEADER = struct.Struct(">4sIQIIQIIQQIIQ")
@@ -55,6 +57,11 @@ class _Start(NamedTuple):
     snapshots_offset: int
 
 
+def l1_entries(size: int, cluster_bits: int) -> int:
+    """Return the entries of the L1 table that a disk of ``size`` bytes takes."""
+    return -(-size >> 2 * cluster_bits - 3)
+
+
 class Header(NamedTuple):
     """What the header says. Offsets and ``size`` are bytes, ``l1_size`` is entries.
 
@@ -79,7 +86,7 @@ class Header(NamedTuple):
     @property
     def l1_needed(self) -> int:
         """The entries of the L1 table that the size takes."""
-        return -(-self.size >> 2 * self.cluster_bits - 3)
+        return l1_entries(self.size, self.cluster_bits)
 
 
 def read_header(file: Raw, end: int) -> Header:
@@ -243,7 +250,7 @@ def new_image(size: int, backing: str, backing_format: str) -> tuple[list[tuple[
     Raises InputFileError if the size or the name of the backing file cannot be expressed.
     """
     cluster = 1 << _CLUSTER_BITS
-    entries = -(-size >> 2 * _CLUSTER_BITS - 3)
+    entries = l1_entries(size, _CLUSTER_BITS)
     name = os.fsencode(backing)
     if size <= 0 or 8 * entries > MOST_L1:
         raise InputFileError(f"a qcow2 image of {size} bytes cannot be made")

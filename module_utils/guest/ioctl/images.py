@@ -15,7 +15,7 @@ from typing import Any, Iterator, Mapping
 
 from ...converge.errors import Problem, VirtfleetError, shown
 from ...image.store import Store, qemu_img
-from ...kvm.errors import KvmError
+from ...kvm.errors import InputFileError, KvmError
 from ...units import format_size, parse_size
 
 _QCOW2 = b"QFI\xfb"
@@ -123,9 +123,22 @@ def grow(disk: Mapping[str, Any]) -> None:
         if disk["format"] == "raw":
             os.truncate(file, size)
         else:
-            qemu_img("resize", "-q", "-f", "qcow2", file, str(size))
-    except (OSError, VirtfleetError) as error:
+            _grow_qcow2(file, size)
+    except (OSError, KvmError, VirtfleetError) as error:
         raise ImageError(f"{file}: {error}") from error
+
+
+def _grow_qcow2(file: str, size: int) -> None:
+    from ...kvm.qcow2 import grow
+
+    try:
+        grow(file, size, below(file)[1:])
+    except InputFileError as error:
+        # Its table has no room, or it is of a kind that is not written here: QEMU's tools may.
+        try:
+            qemu_img("resize", "-q", "-f", "qcow2", file, str(size))
+        except VirtfleetError as other:
+            raise ImageError(f"{error} ({other})") from error
 
 
 def unfit(name: str, disks: Any, *, check_mode: bool) -> Iterator[Problem]:

@@ -99,18 +99,27 @@ def test_a_disk_stands_on_its_image_and_says_so_where_no_guest_writes(machine):
     assert machine.run({**wish, "disks": [disk(machine, image="/srv/other")]})["changed"] is False
 
 
-def test_a_disk_only_grows_and_only_while_nothing_runs(machine):
-    wish = {"name": "a", "disks": [disk(machine, format="raw")]}
+@pytest.mark.parametrize("kind", ["raw", "qcow2"])
+def test_a_disk_only_grows_and_only_while_nothing_runs(machine, monkeypatch, kind):
+    monkeypatch.setenv("PATH", "/nowhere")  # a host of the helper alone has no qemu-img
+    wish = {"name": "a", "disks": [disk(machine, format=kind)]}
     machine.run(wish)
-    larger = {"name": "a", "disks": [disk(machine, format="raw", size="32MiB")]}
+    larger = {"name": "a", "disks": [disk(machine, format=kind, size="32MiB")]}
     (blocked,) = machine.run(larger)["blocked"]
     assert "can only grow while it does not" in blocked["reason"]
     machine.run({"name": "a", "state": "stopped"})
     result = machine.run({**larger, "state": "stopped"})
     assert paths_of(result) == ["disks[0].size"]
-    assert os.path.getsize(disk(machine)["file"]) == 32 * MIB
+    assert images.capacity(disk(machine)["file"], kind) == 32 * MIB
     (blocked,) = machine.run({**wish, "state": "stopped"})["blocked"]
     assert "would shrink to 16MiB" in blocked["reason"]
+
+
+def test_a_disk_that_cannot_grow_says_why(machine, monkeypatch):
+    monkeypatch.setenv("PATH", "/nowhere")
+    machine.run({"name": "a", "disks": [disk(machine)], "state": "stopped"})
+    with pytest.raises(ApplyError, match=r"no room for a disk of \d+ bytes.*expected qemu-img"):
+        machine.run({"name": "a", "disks": [disk(machine, size="8TiB")], "state": "stopped"})
 
 
 def test_what_was_made_goes_only_if_it_is_asked_for(machine):

@@ -856,3 +856,73 @@ def test_disks_are_opened_by_their_format(tmp_path):
         {"disks": {"file": path, "format": "qcow2", "backing": [str(tmp_path / "base")]}}
     )
     attach.close_all(opened)
+
+
+# Growing.
+
+# How the image is made; the bytes of its disk, of the base below, and of the disk that has grown.
+GROWN = {
+    "plain": ("cluster_size=65536", SIZE, 0, 64 << 20),
+    "by one sector": ("cluster_size=65536", SIZE, 0, SIZE + 512),
+    "over a shorter base": ("cluster_size=65536", SIZE, 1 << 20, 5 << 20),
+    "over a longer base": ("cluster_size=65536", SIZE, 6 << 20, 5 << 20),
+    "beyond a longer base": ("cluster_size=4096", SIZE, (5 << 20) + 512, 9 << 20),
+    "version 2 over a longer base": ("compat=0.10", SIZE, 6 << 20, 9 << 20),
+    "512": ("cluster_size=512", 1 << 20, (1 << 20) + 4096, 2 << 20),
+    "16 TiB less 1 GiB": ("cluster_size=2M", SIZE, 0, (16 << 40) - (1 << 30)),
+}
+
+
+def grown_image(folder, how):
+    """Make an image over a base, with something in it; return its path and its content."""
+    options, size, below, _ = GROWN[how]
+    (folder / "base").write_bytes(content(SEED + 1, below))
+    path = folder / "image"
+    base = ["-b", "base", "-F", "raw"] if below else []
+    qemu_img("create", "-q", "-f", "qcow2", "-o", options, *base, path, size)
+    model = bytearray(content(SEED + 1, below)[:size].ljust(size, b"\0"))
+    disk = qcow2.Qcow2(str(path), read_only=False)
+    for at, data in ((70_000, b"x" * 9000), (size - 700, b"y" * 700)):
+        write(disk, at, data)
+        model[at : at + len(data)] = data
+    disk.close()
+    return path, bytes(model)
+
+
+@pytest.mark.parametrize("how", GROWN)
+def test_a_disk_grows_by_zeros(tmp_path, opened, how):
+    path, before = grown_image(tmp_path, how)
+    size = GROWN[how][3]
+    qcow2.grow(str(path), size)
+    qemu_img("check", "-q", path)
+    assert f"({size} bytes)" in qemu_img("info", path)
+    disk = opened(path)
+    assert disk.size == size
+    part = min(size, 16 << 20)
+    assert read(disk, 0, part) == before.ljust(part, b"\0")[:part]
+    write(disk, size - 4096, b"z" * 4096)
+    close(disk)
+    qemu_img("check", "-q", path)
+    assert read(opened(path), size - 8192) == bytes(4096) + b"z" * 4096
+    assert (tmp_path / "base").read_bytes() == content(SEED + 1, GROWN[how][2])
+
+
+def test_a_disk_that_is_as_large_stays_as_it_is(tmp_path):
+    path, _ = grown_image(tmp_path, "plain")
+    before = path.read_bytes()
+    for size in (SIZE, 1 << 20):
+        qcow2.grow(str(path), size)
+        assert path.read_bytes() == before
+
+
+def test_a_disk_that_cannot_grow_here_stays_as_it_is(tmp_path, opened):
+    path, _ = grown_image(tmp_path, "512")
+    before = path.read_bytes()
+    with pytest.raises(
+        InputFileError, match="no room for a disk of 2097664 bytes: qemu-img resize"
+    ):
+        qcow2.grow(str(path), (2 << 20) + 512)
+    assert path.read_bytes() == before
+    opened(path)
+    with pytest.raises(ConfigError, match="in use"):
+        qcow2.grow(str(path), 2 << 20)

@@ -436,3 +436,28 @@ def test_a_file_that_lost_data(tmp_path, monkeypatch, recorded):
     assert reader.check()[0] == []
     assert reader.content(base)[:SECTOR] == pattern(1)
     assert reader.content(base)[8192:8704] == base[8192:8704]
+
+
+@pytest.mark.parametrize("shape", ["512", "4096", "65536", "512, version 2"])
+def test_a_disk_that_grows(tmp_path, recorded, shape):
+    """It has its former size or the new one, and then all of it, over a base that is longer."""
+    path, base = make(tmp_path, shape)
+    longer = base + b"".join(pattern(2 << 32 | at) for at in range(SHAPES[shape][1] // SECTOR))
+    (tmp_path / "base").write_bytes(longer)
+    disk = qcow2.Qcow2(str(path), read_only=False)
+    disk.write([memoryview(pattern(1))], disk.size - SECTOR)
+    disk.close()
+    start, before = path.read_bytes(), disk.size
+    content = Reader(start).content(longer)
+    after = before + len(base) // SECTOR * SECTOR // 2
+    recorded.clear()
+    qcow2.grow(str(path), after)
+    sizes = set()
+    for where, image, _ in crashes(recorded, start, longer, before, SEED, range(len(recorded))):
+        reader = Reader(image)
+        wrong, _ = reader.check()
+        assert not wrong, f"crash at {where}: {wrong[:5]}"
+        sizes.add(reader.size)
+        expected = content.ljust(reader.size, b"\0")
+        assert reader.content(longer) == expected, f"crash at {where}"
+    assert sizes == {before, after}
