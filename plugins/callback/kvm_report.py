@@ -119,10 +119,10 @@ class Course:
         if not self._reached or self._reached[-1][0] != key:
             self._reached.append((key, set()))
 
-    def reach(self, host: str) -> None:
-        """Note that a task of the play reached a host."""
-        if self._reached:
-            self._reached[-1][1].add(host)
+    def reach(self, result: CallbackTaskResult) -> None:
+        """Note that a task of the play reached a host; what runs once tells of none but one."""
+        if self._reached and not result.task.run_once:
+            self._reached[-1][1].add(result.host.get_name())
 
     def fail(self, host: str, answer: dict[str, Any]) -> None:
         """Note why a host failed; of several reasons the last is the one that ended it."""
@@ -149,14 +149,15 @@ class Course:
 
     def _was_stopped(self, host: str) -> bool:
         """Return whether a host got no further because of others."""
-        if not self._reached:
+        # A play of which no task was asked for (--tags) reaches nobody, and stops nobody.
+        plays = [one for one in self._reached if one[1]]
+        if not plays:
             return False
-        key, reached = self._reached[-1]
+        key, reached = plays[-1]
         pattern = key.partition("\0")[2]
         before = [hosts for other, hosts in self._reached if other.partition("\0")[2] == pattern]
         expected = any(host in hosts for hosts in before)
-        # A play of which no task was asked for (--tags) reaches nobody, and stops nobody.
-        return expected and (self._ended_early or (bool(reached) and host not in reached))
+        return expected and (self._ended_early or host not in reached)
 
     def endings(self, stats: AggregateStats) -> list[summary.Ending]:
         """Return how the run ended on each host."""
@@ -218,7 +219,7 @@ class CallbackModule(CallbackBase):
         answer = dict(result.result)
         self._findings.add(host, module, answer)
         self._tally.add(host, module, str(result.task.get_name()), answer)
-        self._course.reach(host)
+        self._course.reach(result)
         self._course.add(host, module, answer)
 
     def v2_playbook_on_play_start(self, play: Play) -> None:
@@ -235,7 +236,7 @@ class CallbackModule(CallbackBase):
 
     def v2_runner_on_skipped(self, result: CallbackTaskResult) -> None:
         """Note how far the host got."""
-        self._course.reach(result.host.get_name())
+        self._course.reach(result)
 
     def v2_runner_on_failed(
         self,
@@ -249,7 +250,7 @@ class CallbackModule(CallbackBase):
 
     def v2_runner_on_unreachable(self, result: CallbackTaskResult) -> None:
         """Keep why a host could not be reached."""
-        self._course.reach(result.host.get_name())
+        self._course.reach(result)
         self._course.fail(result.host.get_name(), dict(result.result))
 
     def v2_playbook_on_stats(self, stats: AggregateStats) -> None:

@@ -49,9 +49,9 @@ def callback(plugin, tmp_path):
     return made
 
 
-def answer(action, name="localhost", /, **values):
+def answer(action, name="localhost", /, *, once=False, **values):
     return SimpleNamespace(
-        task=SimpleNamespace(action=action, get_name=lambda: "a task"),
+        task=SimpleNamespace(action=action, get_name=lambda: "a task", run_once=once),
         host=SimpleNamespace(get_name=lambda: name),
         result=values,
     )
@@ -264,6 +264,16 @@ def test_a_play_for_nobody_or_for_others_stops_nobody(callback, pattern):
     if pattern == "localhost":
         callback.v2_runner_on_ok(answer("debug", "localhost"))
     assert "stopped" not in shown(callback, kvm1={}, kvm2={}, localhost={})
+
+
+def test_what_is_done_once_for_all_stops_nobody(callback):
+    begin(callback, "guests")
+    for name in ("kvm1", "kvm2"):
+        callback.v2_runner_on_ok(answer("debug", name))
+    callback.v2_runner_on_ok(answer("assert", "kvm1", once=True))
+    begin(callback, "later")
+    callback.v2_runner_on_skipped(answer("assert", "kvm1", once=True))
+    assert "stopped" not in shown(callback, kvm1={}, kvm2={})
 
 
 def test_what_guests_stand_on_is_outstanding_too_without_any_guest(callback):
