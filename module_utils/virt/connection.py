@@ -8,13 +8,13 @@ The binding is the distribution's own (python3-libvirt); what only reads and pla
 from __future__ import annotations
 
 import errno
-import math
 import sys
 import time
 from contextlib import contextmanager, suppress
 from typing import Any, Callable, Collection, Iterable, Iterator
 
 from ..converge.errors import VirtfleetError, system_says
+from .events import LOOP, Heard
 
 LOCAL_URI = "qemu:///system"
 LOST = "libvirt went away in the middle; run again, once it is back"
@@ -58,10 +58,12 @@ class Connection:
     def __init__(self, uri: str = LOCAL_URI) -> None:
         """Open it; ConnectError where that fails."""
         self.libvirt = binding()
-        self.libvirt.virEventRegisterDefaultImpl()
+        self._closed = False
+        LOOP.want(self.libvirt)
         try:
             self.handle = self.libvirt.open(uri)
         except self.libvirt.libvirtError as error:
+            LOOP.leave(self.libvirt)
             # A daemon that is there but refuses, or is stopped, may keep guests: that is not none.
             system = error.get_error_code() == self.libvirt.VIR_ERR_SYSTEM_ERROR
             raise ConnectError(
@@ -112,8 +114,12 @@ class Connection:
 
     def close(self) -> None:
         """End the connection."""
+        if self._closed:
+            return
+        self._closed = True
         with suppress(self.libvirt.libvirtError):
             self.handle.close()
+        LOOP.leave(self.libvirt)
 
     def wait(self, done: Callable[[Collection[str] | None], bool], timeout: float) -> bool:
         """Wait until ``done``; False if it never was.
@@ -123,8 +129,7 @@ class Connection:
         """
         begin = time.monotonic()
         look = begin  # when all of them are asked again
-        heard: set[str] = set()
-        timer = self.libvirt.virEventAddTimeout(-1, lambda *_: None, None)
+        heard = Heard()
         events = self._listen(heard)
         try:
             while True:
@@ -132,23 +137,19 @@ class Connection:
                 waited, everyone = now - begin, now >= look
                 if everyone:
                     look = now + min(max(_SOONEST, waited * _SHARE), _LATEST)
-                names = None if everyone else frozenset(heard)
-                heard.clear()
-                if names != frozenset() and done(names):
+                names = heard.take()
+                if (everyone or names) and done(None if everyone else names):
                     return True
                 if everyone and waited >= timeout:
                     return False
                 look = min(look, begin + timeout)
-                rest = max(look - time.monotonic(), 0)
-                self.libvirt.virEventUpdateTimeout(timer, math.ceil(rest * 1000))
-                self.libvirt.virEventRunDefaultImpl()
+                heard.wait(max(look - time.monotonic(), 0))
         finally:
-            self.libvirt.virEventRemoveTimeout(timer)
             for event in events:
                 with suppress(self.libvirt.libvirtError):
                     self.handle.domainEventDeregisterAny(event)
 
-    def _listen(self, heard: set[str]) -> list[int]:
+    def _listen(self, heard: Heard) -> list[int]:
         """Have the names of the domains collected whose state, or whose agent's, changes."""
         libvirt = self.libvirt
         found = []

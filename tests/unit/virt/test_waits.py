@@ -25,18 +25,7 @@ class Loop:
 
     def __init__(self, *events, deaf=False):
         self.now, self.events, self.deaf = 1000.0, sorted(events), deaf
-        self.timer, self.calls, self.left = math.inf, {}, []
-
-    def virEventAddTimeout(self, milliseconds, *_):  # noqa: N802
-        assert milliseconds == -1
-        return 7
-
-    def virEventUpdateTimeout(self, timer, milliseconds):  # noqa: N802
-        assert timer == 7
-        self.timer = self.now + milliseconds / 1000
-
-    def virEventRemoveTimeout(self, timer):  # noqa: N802
-        self.left.append(timer)
+        self.calls, self.left, self.names = {}, [], set()
 
     def domainEventRegisterAny(self, _domain, kind, call, _opaque):  # noqa: N802
         if self.deaf:
@@ -47,14 +36,24 @@ class Loop:
     def domainEventDeregisterAny(self, kind):  # noqa: N802
         self.left.append(kind)
 
-    def virEventRunDefaultImpl(self):  # noqa: N802
-        if self.calls and self.events and 1000 + self.events[0][0] <= self.timer:
+    # What it stands for of Heard.
+
+    def add(self, name):
+        self.names.add(name)
+
+    def take(self):
+        names, self.names = frozenset(self.names), set()
+        return names
+
+    def wait(self, seconds):
+        end = self.now + seconds
+        if self.calls and self.events and 1000 + self.events[0][0] <= end:
             at, name = self.events.pop(0)
             self.now = max(self.now, 1000 + at)
             domain = SimpleNamespace(name=lambda: name)
             next(iter(self.calls.values()))(self, domain, None, None, None)
         else:
-            self.now = max(self.now, self.timer)
+            self.now = max(self.now, end)
 
 
 def waited(monkeypatch, loop, timeout, until=math.inf):
@@ -62,6 +61,7 @@ def waited(monkeypatch, loop, timeout, until=math.inf):
     one = Connection.__new__(Connection)
     one.libvirt = one.handle = loop
     monkeypatch.setattr(module.time, "monotonic", lambda: loop.now)
+    monkeypatch.setattr(module, "Heard", lambda: loop)
     asked = []
 
     def done(names):
@@ -69,7 +69,7 @@ def waited(monkeypatch, loop, timeout, until=math.inf):
         return loop.now - 1000 >= until
 
     found = one.wait(done, timeout)
-    assert set(loop.left) == {7, *loop.calls}, "what was registered is let go"
+    assert set(loop.left) == {*loop.calls}, "what was registered is let go"
     return found, asked
 
 
