@@ -24,6 +24,7 @@ if TYPE_CHECKING:
     from virtlab.lab import Lab
 
 STATED: dict[str, Any] = {
+    **yaml.safe_load((REPOSITORY / "molecule" / "guests.yml").read_text()),
     "kvm_host_sysctl": {"vm.swappiness": 10},
     "kvm_preflight_selftest": False,
 }

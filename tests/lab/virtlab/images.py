@@ -32,6 +32,11 @@ def cache() -> Path:
     return Path(os.environ.get("VIRTLAB_CACHE") or f"{base}/virtfleet-lab")
 
 
+def place(recipe: Recipe) -> Path:
+    """Return where a recipe's image is, once it is built."""
+    return cache() / "images" / recipe.name
+
+
 def ensure(recipes: Iterable[Recipe]) -> dict[Recipe, Path]:
     """Return the image of each recipe, building what is missing, two at a time."""
     wanted = list(dict.fromkeys(recipes))
@@ -42,15 +47,15 @@ def ensure(recipes: Iterable[Recipe]) -> dict[Recipe, Path]:
 @contextmanager
 def alone(name: str) -> Iterator[None]:
     """Wait until no other lab makes what bears this name."""
-    place = cache() / "locks" / name
-    place.parent.mkdir(parents=True, exist_ok=True)
-    with place.open("w") as lock:
+    path = cache() / "locks" / name
+    path.parent.mkdir(parents=True, exist_ok=True)
+    with path.open("w") as lock:
         fcntl.flock(lock, fcntl.LOCK_EX)
         yield
 
 
 def _ensure(recipe: Recipe) -> Path:
-    folder = cache() / "images" / recipe.name
+    folder = place(recipe)
     if folder.exists():
         os.utime(folder)  # used again
         return folder

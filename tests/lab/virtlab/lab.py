@@ -18,6 +18,7 @@ import yaml
 from . import description as descriptions
 from . import emulator, images, processes
 from .host import Host
+from .identity import make_key
 from .recipe import GUEST, REPOSITORY, USER, golden, recipe
 from .ssh import Ssh
 
@@ -25,6 +26,7 @@ DESCRIPTIONS = Path(__file__).resolve().parents[1] / "labs"
 LABS = REPOSITORY / "build" / "lab"
 # Where the default lab's hosts stand in the repository's own inventory.
 INVENTORY_LINK = REPOSITORY / "inventory" / "lab" / "hosts.yml"
+GUESTS = "10.50.0.*"  # the addresses of the guests that the repository's inventory declares
 DEFAULT = "lab"
 _NAME = re.compile(r"[a-z0-9][a-z0-9-]{0,30}")
 _AT_ONCE = 2  # hosts that start at the same time
@@ -95,7 +97,8 @@ class Lab:
         text = self.source.read_text()
         (self.folder / "description.yml").write_text(text)
         emulator.ensure()
-        images.ensure(host.recipe for host in self.hosts.values())
+        wanted = [host.recipe for host in self.hosts.values()]
+        images.ensure([*wanted, golden(*GUEST)] if self.name == DEFAULT else wanted)
         self.lay_cable()
         with ThreadPoolExecutor(max_workers=_AT_ONCE) as pool:
             list(pool.map(Host.up, self.hosts.values()))
@@ -153,10 +156,27 @@ class Lab:
             "lab_release": host.spec.release,
         }
 
+    def guest_variables(self) -> dict[str, str]:
+        """Return what the guests of the repository's inventory are made of and reached with.
+
+        Their SSH host key is made here, so that it is known before they are.
+        """
+        key, known = self.folder / "guests", self.folder / "guests_known_hosts"
+        known.write_text(f"{GUESTS} {make_key(key, 'guests')}\n")
+        return {
+            "lab_guest_image": str(images.place(golden(*GUEST))),
+            "lab_guest_key": str(self.ssh.key),
+            "lab_guest_host_key": str(key),
+            "lab_guest_known_hosts": str(known),
+        }
+
     def write_inventory(self) -> None:
         """Write the inventory of the hosts that run, with the repository's own group variables."""
         running = [host for host in self.hosts.values() if host.state() == "running"]
-        content = {"hypervisors": {"hosts": {host.name: self.variables(host) for host in running}}}
+        content = {
+            "all": {"vars": self.guest_variables()},
+            "hypervisors": {"hosts": {host.name: self.variables(host) for host in running}},
+        }
         self.inventory.mkdir(exist_ok=True)
         (self.inventory / "hosts.yml").write_text(
             "---\n# Written by the lab.\n" + yaml.safe_dump(content, sort_keys=False)
