@@ -423,17 +423,19 @@ class _Maker:
         groups = self._in_groups((*path, "groups"), values.get("groups"))
         if host is _NONE:
             return None
-        if spec.get("state") != ABSENT:
+        there = spec.get("state") != ABSENT
+        if there:
             self._disks(name, host, path, values, spec)
             self._nics(host, path, values, spec)
-            if spec.get("engine", DEFAULT_ENGINE) != DEFAULT_ENGINE:
-                self._bridged(path, spec)
-                self._boots(host, path, spec)
+        # While a NIC still says which network it is on.
         address, direct = self._address(spec)
+        asked = asked_of(spec, values, self.data)
+        if there and spec.get("engine", DEFAULT_ENGINE) != DEFAULT_ENGINE:
+            self._bridged(path, spec)
+            self._boots(host, path, spec)
         variables = values.get("vars") or {}
         made = frozenset({"disks", "nics"} & (set(spec) - set(values)))
         spec = {"name": name, **spec}
-        asked = asked_of(spec, values, self.data)
         if host is None:
             self._placeable(path, asked)
         return Guest(name, host, path, groups, variables, spec, address, direct, made, asked)

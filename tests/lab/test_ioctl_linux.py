@@ -81,14 +81,15 @@ class Site:
             "ssh_deletekeys": True,
             "ssh_keys": keys,
         }
+        network = {"network": "tiny", "ip": {"addresses": [f"{ADDRESS}/24"]}}
         return {
+            **({} if "nics" in more else {"network": network}),
             "engine": "ioctl",
             "memory": "320MiB",
             "kernel": f"{FOLDER}/vmlinuz",
             "initrd": f"{FOLDER}/initrd.img",
             "cmdline": f"root=LABEL=root ro {CMDLINE} quiet",
             "disks": [{"target": "vda", "file": DISK, "size": "4GiB", "image": "golden"}],
-            "nics": [{"bridge": BRIDGE, "ip": {"addresses": [f"{ADDRESS}/24"]}}],
             "rng": True,
             "balloon": True,
             "cloud_init": {
@@ -118,6 +119,7 @@ class Site:
             "plugin": "kvm_fleet",
             "fleet": "lab",
             "hypervisors": {self.host.name: {**self.variables, "kvm_guest_stop_timeout": "240s"}},
+            "networks": {"tiny": {"mode": "isolated", "bridge": BRIDGE}},
             "images": {"golden": {"file": str(self.image / "disk.qcow2")}},
             "guests": {"web01": self.guest(**more)},
         }

@@ -324,3 +324,23 @@ guests:
     assert problem.startswith("fleet.yml:6:59: guests.a.initrd: expected an image (kern), found")
     (problem,) = told(text % "host: kvm1")
     assert problem.endswith(" guests.a.kernel: expected an image that kvm1 has, found 'kern'")
+
+
+def test_a_guest_of_the_helper_is_reached_as_its_network_says():
+    text = """\
+plugin: kvm_fleet
+hypervisors: {kvm1: , kvm2: }
+networks:
+  lan: {mode: bridge, bridge: br0}
+  inner: {mode: nat, bridge: br1, hypervisors: kvm2}
+guests:
+  a:
+    engine: ioctl
+    kernel: host
+    cloud_init: {user: ops}
+    network: {network: %s, ip: {addresses: [192.0.2.7/24]}}
+"""
+    for name, direct in (("lan", True), ("inner", False)):
+        (guest,) = declare([("fleet.yml", (text % name).encode())]).guests
+        assert (guest.address, guest.direct) == ("192.0.2.7", direct)
+        assert guest.asked["networks"] == [name]  # so that it is placed where that is
