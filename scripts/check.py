@@ -264,8 +264,8 @@ def lab_module(topic: str) -> str:
 
 
 ODD = lab_module("odd_machines")
-_OF_HOSTS = "host_role network_role storage_role ioctl_guests images lab preflight faults"
-HOSTS = [lab_module(topic) for topic in _OF_HOSTS.split()]
+# What every run makes; of the other modules it is one (their mark `module_of`).
+HOSTS = [lab_module(topic) for topic in ("lab", "preflight", "faults")]
 
 
 def lab_cache(lab: str) -> Path:
@@ -298,11 +298,11 @@ def lab_step(title: str, lab: str, *arguments: str) -> Step:
 
 
 def lab_steps(arguments: Sequence[str]) -> tuple[Step, Step, Step]:
-    """Return the tests on the lab: of guests, of hosts, and of machines unlike the others."""
+    """Return the tests on the lab: the sample, of all hosts, of machines unlike the others."""
     others = [f"--ignore={path}" for path in (ODD, *HOSTS)]
-    guests = lab_step("guests and what they stand on", "test", "tests/lab", *others, *arguments)
+    sample = lab_step("one module of the lab", "test", "tests/lab", *others, *arguments)
     hosts = lab_step("hosts, and faults", "hosts", *HOSTS, *arguments)
-    return guests, hosts, lab_step("odd machines", "odd", ODD, *arguments)
+    return sample, hosts, lab_step("odd machines", "odd", ODD, *arguments)
 
 
 def molecule_step(scenario: str) -> Step:
@@ -325,18 +325,18 @@ def lint(_: Sequence[str]) -> list[Step | None]:
 
 def test(arguments: Sequence[str]) -> list[Step | None]:
     """Return the steps of `make test`, in the order in which they begin."""
-    guests, hosts, odd = lab_steps(arguments)
+    sample, hosts, odd = lab_steps(arguments)
     unit = pytest_step("unit tests", "tests/unit", *arguments)
     kvm = pytest_step("tests on the real /dev/kvm", "tests/kvm", *arguments)
     net = pytest_step("tests in network namespaces", "tests/net", *arguments)
     oldest = host_side_step(arguments)
     if os.geteuid() != 0:
         print("== molecule's scenarios: left out, the lab's images are built as root")
-        return [*lint_steps(), unit, kvm, net, oldest, guests, hosts, odd]
+        return [*lint_steps(), unit, kvm, net, oldest, sample, hosts, odd]
     bare, default = molecule_step("bare"), molecule_step("default")
     # What needs no host runs beside what has one: two hosts take more than a processor.
     beside = [bare, unit, kvm, odd, net]
-    return [images_step(), *lint_steps(), *beside, guests, hosts, oldest, default]
+    return [images_step(), *lint_steps(), *beside, sample, hosts, default, oldest]
 
 
 def soak(arguments: Sequence[str]) -> list[Step | None]:

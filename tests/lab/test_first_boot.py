@@ -27,7 +27,7 @@ if TYPE_CHECKING:
     from virtlab.host import Host
     from virtlab.lab import Lab
 
-pytestmark = pytest.mark.module_of("guests")
+pytestmark = pytest.mark.module_of("the lab")
 SECRET = "a word that nobody else may read"  # noqa: S105
 ADDRESS = "10.30.0.20"
 IGNITION = "/srv/ignition.json"

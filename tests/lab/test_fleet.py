@@ -19,7 +19,7 @@ if TYPE_CHECKING:
     from virtlab.host import Host
     from virtlab.lab import Lab
 
-pytestmark = pytest.mark.module_of("guests")
+pytestmark = pytest.mark.module_of("the lab")
 WITNESS = "/var/lib/virtfleet/witness.json"
 GUEST = {key: value for key, value in BOOT.items() if key != "wait_timeout"}
 GUESTS: dict[str, Any] = {
@@ -198,6 +198,7 @@ def test_what_differs_is_changed_where_the_guest_is(
     assert [list(run.changed()), "1 changed live" in run.output] == [[host.name], True]
 
 
+@pytest.mark.one_of("a lost host")
 def test_a_host_that_is_lost_holds_its_guests_back_and_no_others(
     done: Run, site: Site, kvm1: Host, kvm2: Host
 ) -> None:
@@ -226,6 +227,7 @@ def test_a_host_that_is_lost_holds_its_guests_back_and_no_others(
     assert set(planned(gone)["witness"]["guests"]) == set(hosts)
 
 
+@pytest.mark.one_of("a lost host")
 def test_a_guest_that_runs_twice_is_told_and_left_alone(
     done: Run, site: Site, kvm1: Host, kvm2: Host
 ) -> None:

@@ -12,7 +12,7 @@ if TYPE_CHECKING:
     from playing import Ansible, Run
     from virtlab.host import Host
 
-pytestmark = [pytest.mark.sampled, pytest.mark.module_of("a role")]
+pytestmark = [pytest.mark.sampled, pytest.mark.module_of("the lab")]
 
 # What a site would state; the second NUMA node is kvm1's alone.
 STATED: dict[str, Any] = {

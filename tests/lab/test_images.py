@@ -17,7 +17,7 @@ if TYPE_CHECKING:
     from playing import Ansible, Run
     from virtlab.host import Host
 
-pytestmark = [pytest.mark.sampled, pytest.mark.module_of("a role")]
+pytestmark = [pytest.mark.sampled, pytest.mark.module_of("the lab")]
 
 SERVER = "http://10.77.0.12:8000"
 STORE = f"{FOLDER}/virtfleet"

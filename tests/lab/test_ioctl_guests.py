@@ -13,7 +13,7 @@ if TYPE_CHECKING:
     from playing import Ansible
     from virtlab.host import Host
 
-pytestmark = [pytest.mark.sampled, pytest.mark.module_of("a role")]
+pytestmark = [pytest.mark.sampled, pytest.mark.module_of("the lab")]
 
 
 def guests(*names: str, **settings: Any) -> list[dict[str, Any]]:

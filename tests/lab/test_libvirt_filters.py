@@ -13,7 +13,7 @@ if TYPE_CHECKING:
     from playing import Ansible, Run
     from virtlab.host import Host
 
-pytestmark = [pytest.mark.sampled, pytest.mark.module_of("guests")]
+pytestmark = [pytest.mark.sampled, pytest.mark.module_of("the lab")]
 
 HOST, SHUNNED, OWN, OTHER = "10.40.0.1", "10.40.0.2", "10.40.0.5", "10.40.0.6"
 NIC: dict[str, Any] = {"bridge": "host0", "ip": {"addresses": [f"{OWN}/24"]}}

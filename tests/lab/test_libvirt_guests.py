@@ -14,7 +14,7 @@ if TYPE_CHECKING:
     from playing import Ansible, Run
     from virtlab.host import Host
 
-pytestmark = [pytest.mark.sampled, pytest.mark.module_of("guests")]
+pytestmark = [pytest.mark.sampled, pytest.mark.module_of("the lab")]
 
 WEB: dict[str, Any] = {
     "name": "web",

@@ -14,7 +14,7 @@ if TYPE_CHECKING:
     from playing import Ansible, Run
     from virtlab.host import Host
 
-pytestmark = [pytest.mark.sampled, pytest.mark.module_of("guests")]
+pytestmark = [pytest.mark.sampled, pytest.mark.module_of("the lab")]
 
 MAC = "02:00:00:00:00:21"
 RANGE = {"start": "10.20.0.100", "end": "10.20.0.199"}

@@ -15,7 +15,7 @@ if TYPE_CHECKING:
     from virtlab.host import Host
     from virtlab.lab import Lab
 
-pytestmark = pytest.mark.module_of("guests")
+pytestmark = pytest.mark.module_of("the lab")
 
 FAR: dict[str, Any] = {"name": "far", "accel": "tcg", "memory": "64MiB", "vcpus": 1}
 MANY = 60

@@ -16,7 +16,7 @@ if TYPE_CHECKING:
     from playing import Ansible, Run
     from virtlab.host import Host
 
-pytestmark = pytest.mark.module_of("guests")
+pytestmark = pytest.mark.module_of("the lab")
 
 OTHERS: list[dict[str, Any]] = [
     {"name": "paths", "type": "mpath"},

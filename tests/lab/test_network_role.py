@@ -15,7 +15,7 @@ if TYPE_CHECKING:
     from playing import Ansible, Run
     from virtlab.lab import Lab
 
-pytestmark = [pytest.mark.sampled, pytest.mark.module_of("a role")]
+pytestmark = [pytest.mark.sampled, pytest.mark.module_of("the lab")]
 
 # Debian 12 is set up with ifupdown here, Debian 13 with systemd-networkd.
 INTERFACES: list[dict[str, Any]] = [

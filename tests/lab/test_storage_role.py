@@ -13,7 +13,7 @@ if TYPE_CHECKING:
     from playing import Ansible, Run
     from virtlab.host import Host
 
-pytestmark = pytest.mark.module_of("a role")
+pytestmark = pytest.mark.module_of("the lab")
 
 SERVER = "10.77.0.12"
 SMB_SECRET, CHAP_SECRET = "smb-p4ssw0rd-smb", "chap-p4ssw0rd"
