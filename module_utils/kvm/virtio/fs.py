@@ -232,4 +232,8 @@ class FileSystem(VirtioDevice):
 
     def close(self) -> None:
         """Close what is of this device alone."""
+        # Memory that the daemon still has is not free for the machine that follows.
+        if self.counts["sessions"] and not self._front_end.closed:
+            with suppress(PeerError):  # closed then, so that the daemon ends
+                self._front_end.let_go(self._mappable())
         self._unheard.close()

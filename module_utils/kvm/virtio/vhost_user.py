@@ -8,6 +8,7 @@ their interrupts by eventfds. Over the socket goes the set-up alone.
 
 from __future__ import annotations
 
+import os
 import socket
 import struct
 from typing import TYPE_CHECKING, Sequence
@@ -138,13 +139,8 @@ class FrontEnd:
         ``regions`` are the memory that it may map, each with a file. A queue comes with its number,
         and with the eventfds of its notifications and of its interrupt.
         """
-        # "User addresses" are but what the queues' places are told in. Here they are the guest's:
-        # those of the time before a reset must be in the new table (libvhost-user looks them up).
         self._tell(_SET_FEATURES, _u64(features | _PROTOCOL_FEATURES))
-        table = struct.pack("=II", len(regions), 0)
-        for region in regions:
-            table += struct.pack("=QQQQ", region.start, region.size, region.start, 0)
-        self._tell(_SET_MEM_TABLE, table, [region.fd for region in regions])
+        self._map(regions, [region.fd for region in regions])
         for index, queue, kick, call in queues:
             self._tell(_SET_VRING_NUM, _state(index, queue.size))
             self._tell(_SET_VRING_BASE, _state(index, 0))
@@ -154,6 +150,33 @@ class FrontEnd:
             self.set_call(index, call)
             self._tell(_SET_VRING_KICK, _u64(index), [kick])
             self._tell(_SET_VRING_ENABLE, _state(index, 1))
+
+    def _map(self, regions: Sequence[Region], files: Sequence[int]) -> None:
+        """Let the back-end map the files as the memory of the regions, and nothing else."""
+        # "User addresses" are but what the queues' places are told in. Here they are the guest's:
+        # those of the time before a reset must be in the new table (libvhost-user looks them up).
+        table = struct.pack("=II", len(regions), 0)
+        for region in regions:
+            table += struct.pack("=QQQQ", region.start, region.size, region.start, 0)
+        self._tell(_SET_MEM_TABLE, table, files)
+
+    def let_go(self, regions: Sequence[Region]) -> None:
+        """Let the back-end, which has stopped, give the guest's memory back.
+
+        It has nothing in its place, which takes no memory.
+        """
+        files: list[int] = []
+        try:
+            for region in regions:
+                files.append(os.memfd_create("nothing", os.MFD_CLOEXEC))
+                os.ftruncate(files[-1], region.size)
+            self._map(regions, files)
+        except OSError as error:
+            self.close()
+            raise PeerError(f"it cannot let go of the guest's memory: {error}") from error
+        finally:
+            for file in files:
+                os.close(file)
 
     def set_call(self, index: int, call: int) -> None:
         """Let the eventfd ``call`` be what raises the interrupt of a queue."""

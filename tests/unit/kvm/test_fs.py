@@ -164,10 +164,24 @@ def test_a_machine_may_begin_again_over_the_same_daemon(new, folder, daemon):
         place = ask(driver)
         answered(driver)
         assert driver.memory.read(place, 2) == b"ok"
+        maps = Path(f"/proc/{share._pid}/maps")
+        assert "memfd:guest" in maps.read_text()
         driver.close()
+        # The machine that follows may need the memory that this one had.
+        assert "memfd:guest" not in maps.read_text()
+        assert "memfd:nothing" in maps.read_text()
     requests = [int(one[0]) for one in told(folder)]
     assert requests.count(1) == 1
-    assert requests.count(5) == 2
+    assert requests.count(5) == 4
+
+
+def test_a_machine_ends_over_a_daemon_that_has_ended(new, folder, daemon):
+    share = Share(str(folder), "tag", binary=daemon)
+    driver = new(share)
+    driver.begin()
+    os.kill(share._pid, signal.SIGKILL)
+    driver.close()
+    assert driver.device.note == "virtiofsd has ended"
 
 
 def test_an_interrupt_may_become_another(new):
