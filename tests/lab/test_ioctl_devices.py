@@ -18,7 +18,7 @@ if TYPE_CHECKING:
     from playing import Ansible, Run
     from virtlab.host import Host
 
-pytestmark = [pytest.mark.soak, pytest.mark.sampled, pytest.mark.module_of("the lab")]
+pytestmark = [pytest.mark.sampled, pytest.mark.module_of("the lab")]
 FOLDER = "/srv/full"
 UNIT = "virtfleet-guest@full.service"
 WORD = "from the host"
@@ -144,7 +144,7 @@ def test_disks(guest: Guest, host: Host) -> None:
     assert said.split("\n", 7) == ["first", *sizes, "0", "0", "1", WORD]
     sums = guest.out(
         "for disk in vda vdb; do"
-        " dd if=/dev/urandom of=/dev/$disk bs=1M count=6 seek=3 2>/dev/null; done; sync;"
+        " dd if=/dev/urandom of=/dev/$disk bs=1M count=6 seek=3 conv=fsync 2>/dev/null; done;"
         " for disk in vda vdb; do dd if=/dev/$disk bs=1M count=6 skip=3 2>/dev/null | md5sum; done"
     ).split()[::2]
     # What the guest has synced is in its images, which other programs read.
@@ -162,8 +162,7 @@ def test_the_network(guest: Guest, host: Host) -> None:
     assert guest.out("ls -d /sys/class/net/eth0/queues/tx-*").split() != []
     assert guest.out("ping -c 3 -W 5 192.168.122.1 > /dev/null && echo answered") == "answered"
     assert host.out("ls /sys/class/net/virbr0/brif | wc -l") == "1"
-    devices = status(host).get("devices", {})
-    assert "net0" not in devices, devices  # there is vhost-net, and it is used
+    assert status(host)["devices"]["net0"] == "vhost"
 
 
 def test_a_shared_folder(guest: Guest, host: Host) -> None:
@@ -177,7 +176,7 @@ def test_persistent_memory(guest: Guest, host: Host) -> None:
         module = f"{guest.login} 'cat > /tmp/module && (zcat -f /tmp/module || cat /tmp/module)'"
         unpacked = f"(xzcat {file} 2>/dev/null || cat {file})"
         host.run(f"{unpacked} | {module} > /dev/null")
-        guest.out("insmod /tmp/module 2>/dev/null")
+        guest.out("insmod /tmp/module 2>/dev/null || true")  # it may be there already
     assert guest.out("cat /sys/block/pmem0/size") == str(16 << 11)
     guest.out("echo kept | dd of=/dev/pmem0 bs=512 conv=sync,notrunc 2>/dev/null; sync")
     assert host.out(f"sudo head -c 4 {FOLDER}/pmem.raw") == "kept"
@@ -185,7 +184,9 @@ def test_persistent_memory(guest: Guest, host: Host) -> None:
 
 def test_a_port_carries_bytes_both_ways(guest: Guest, host: Host) -> None:
     port = "/dev/virtio-ports/org.example.word"
-    guest.out(f"(exec 3<>{port}; read -r word <&3; echo $word pong >&3) > /dev/null 2>&1 &")
+    # As long as nobody is attached to a port, its end is read from it.
+    answer = f"exec 3<>{port}; until read -r word <&3; do sleep 1; done; echo $word pong >&3"
+    guest.out(f"setsid sh -c '{answer}' > /dev/null 2>&1 &")
     assert asked(host, {"op": "console", "port": "org.example.word"}, "ping") == ["ping pong"]
 
 
@@ -207,10 +208,10 @@ def test_processors_and_memory_are_as_asked_for(guest: Guest, host: Host) -> Non
     assert guest.out("nproc") == "2"
     pid = host.out(f"systemctl show --value -p MainPID {UNIT}")
     lists = host.out(f"sudo sh -c 'cat /proc/{pid}/task/*/status' | grep Cpus_allowed_list")
-    assert [line.split()[1] for line in lists.splitlines()].count("1") == 2
+    assert [line.split()[1] for line in lists.splitlines()].count("1") >= 2
     assert host.out(f"ps -o ni= -p {pid}").strip() == "-5"
-    free = int(host.out("sed -n 's/^HugePages_Free: *//p' /proc/meminfo"))
-    assert 110 - free >= 96  # 192 MiB
+    huge = host.out(f"sudo cat /proc/{pid}/smaps | grep -A 22 memfd:guest | grep KernelPageSize")
+    assert "2048 kB" in huge
 
 
 def test_a_second_run_changes_nothing(ansible: Ansible, done: Run) -> None:
