@@ -322,6 +322,11 @@ class Share(Kernel):
     def front_end(self):
         return self
 
+    def let_go(self, regions):
+        """Have nothing of the guest's memory any more; no queue is served by then."""
+        assert not self.serving
+        assert all(region.fd >= 0 and not region.read_only for region in regions)
+
 
 # The devices: each with what its driver would ask, and with what comes from outside meanwhile.
 
