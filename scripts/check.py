@@ -298,7 +298,7 @@ def lab_step(title: str, lab: str, *arguments: str) -> Step:
 
 
 def lab_steps(arguments: Sequence[str]) -> tuple[Step, Step, Step]:
-    """Return the tests on the lab: the sample, of all hosts, of machines unlike the others."""
+    """Return the tests on the lab: the sampled module, what every run makes, odd machines."""
     others = [f"--ignore={path}" for path in (ODD, *HOSTS)]
     sample = lab_step("one module of the lab", "test", "tests/lab", *others, *arguments)
     hosts = lab_step("hosts, and faults", "hosts", *HOSTS, *arguments)

@@ -5,7 +5,6 @@
 from __future__ import annotations
 
 import os
-import re
 import urllib.parse
 from dataclasses import dataclass
 from typing import Any, Mapping, Sequence
@@ -13,6 +12,7 @@ from typing import Any, Mapping, Sequence
 from ..converge.errors import InputError, Problem, shown, unknown
 from . import checksum
 from .catalogue import CATALOGUE
+from .store import NAME
 
 PRESENT, ABSENT = "present", "absent"
 FORMATS = ("qcow2", "raw")
@@ -20,7 +20,6 @@ KEYS = (
     *("name", "state", "path", "url", "checksum", "checksums", "signature", "keyring"),
     *("format", "refresh", "file"),
 )
-_NAME = re.compile(r"[a-z0-9][a-z0-9._-]{0,62}", re.ASCII)
 _SOURCES = ("path", "url")
 
 
@@ -86,7 +85,7 @@ class _Reader:
             self.say(where, "a mapping that describes an image", entry)
             return None
         name = entry.get("name")
-        if not isinstance(name, str) or not _NAME.fullmatch(name):
+        if not isinstance(name, str) or not NAME.fullmatch(name):
             expected = "a name (1 to 63 of a-z, 0-9, . _ and -, a letter or digit first)"
             self.say(f"{where}.name", expected, name)
             return None

@@ -29,6 +29,7 @@ from ..kvm.layout import make_folder
 
 # AppArmor's helper of libvirt and SELinux' file contexts both let guests read below this folder.
 FOLDER = "var/lib/libvirt/images/virtfleet"
+NAME = re.compile(r"[a-z0-9][a-z0-9._-]{0,62}", re.ASCII)  # what an image may be called
 _KEPT = 7 * 24 * 3600.0  # seconds
 _BLOB = re.compile(r"[0-9a-f]{64}\.(qcow2|raw)", re.ASCII)
 
@@ -68,17 +69,18 @@ class Store:
         except FileNotFoundError:
             return []
 
+    def blob(self, name: str) -> str | None:
+        """Return the image that a name leads to, None where it leads nowhere."""
+        try:
+            blob = os.readlink(self.path(name))
+        except OSError:
+            return None
+        return blob if _BLOB.fullmatch(blob) and os.path.exists(self.path(blob)) else None
+
     def names(self) -> dict[str, Kept]:
         """Return what every name leads to; one that leads nowhere is left out."""
-        found = {}
-        for name in self._entries():
-            try:
-                blob = os.readlink(self.path(name))
-            except OSError:
-                continue
-            if _BLOB.fullmatch(blob) and os.path.exists(self.path(blob)):
-                found[name] = Kept(name, blob, self.record(blob))
-        return found
+        blobs = {name: self.blob(name) for name in self._entries()}
+        return {name: Kept(name, b, self.record(b)) for name, b in blobs.items() if b is not None}
 
     def blobs(self) -> list[str]:
         """Return the images that are kept."""

@@ -32,6 +32,29 @@ def domains(host: Host) -> set[str]:
     return set(virsh(host, "list --all --name").split())
 
 
+def there(*hosts: Host) -> dict[str, set[str]]:
+    """Return what is on the hosts, by other tools than ours."""
+    return {
+        host.name: domains(host)
+        | set(host.out("sudo ls /var/lib/virtfleet/guests 2>/dev/null || true").split())
+        for host in hosts
+    }
+
+
+def configuring(hosts: str, task: dict[str, Any]) -> dict[str, Any]:
+    """Return a play that waits for guests, asks what they are, and carries out the task there."""
+    return {
+        "hosts": hosts,
+        "become": True,
+        "gather_facts": False,
+        "tasks": [
+            {"name": "Wait for it", "ansible.builtin.wait_for_connection": {"timeout": 300}},
+            {"name": "Ask what it is", "ansible.builtin.setup": {"gather_subset": "min"}},
+            {"name": "Configure it", **task},
+        ],
+    }
+
+
 def journal(host: Host) -> str:
     """Return all that was logged, but for what sudo says of the commands of tests."""
     return host.out("sudo journalctl --no-pager --output=cat | grep -v 'COMMAND='")

@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, Any
 
 import pytest
 import yaml
-from asking import BOOT, command_lines, in_guest, journal, virsh
+from asking import BOOT, command_lines, configuring, in_guest, journal, virsh
 from playing import Ansible
 from serving import SECRET as LOGIN
 from serving import pools, serve
@@ -152,16 +152,7 @@ MADE = {
     "roles": ["kvm_network", "kvm_storage", "kvm_image", "kvm_guest"],
 }
 LINE = {"path": "/etc/motd", "line": "made by Ansible", "create": True, "mode": "0644"}
-CONFIGURED = {
-    "hosts": "web",
-    "become": True,
-    "gather_facts": False,
-    "tasks": [
-        {"name": "Wait for it", "ansible.builtin.wait_for_connection": {"timeout": 300}},
-        {"name": "Ask what it is", "ansible.builtin.setup": {"gather_subset": "min"}},
-        {"name": "Configure it", "ansible.builtin.lineinfile": LINE},
-    ],
-}
+CONFIGURED = configuring("web", {"ansible.builtin.lineinfile": LINE})
 
 
 def public(key: Path) -> str:

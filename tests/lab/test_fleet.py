@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any
 
 import pytest
 import yaml
-from asking import BOOT, domains, virsh
+from asking import BOOT, there, virsh
 from playing import REPOSITORY, Ansible
 
 if TYPE_CHECKING:
@@ -106,15 +106,6 @@ def planned(run: Run) -> dict[str, Any]:
 
 def blocked(run: Run) -> list[tuple[str, str]]:
     return [(one["object"], one["host"]) for one in planned(run)["blocked"]]
-
-
-def there(*hosts: Host) -> dict[str, set[str]]:
-    """Return what is on the hosts, by other tools than ours."""
-    return {
-        host.name: domains(host)
-        | set(host.out("sudo ls /var/lib/virtfleet/guests 2>/dev/null || true").split())
-        for host in hosts
-    }
 
 
 @pytest.fixture(scope="module")

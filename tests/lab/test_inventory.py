@@ -12,8 +12,10 @@ from typing import TYPE_CHECKING, Any
 
 import pytest
 import yaml
-from asking import domains
+from asking import configuring, domains, there
 from playing import REPOSITORY, Ansible
+from virtlab import images
+from virtlab.recipe import GUEST, golden
 
 if TYPE_CHECKING:
     from pathlib import Path
@@ -22,27 +24,12 @@ if TYPE_CHECKING:
     from virtlab.host import Host
     from virtlab.lab import Lab
 
-from virtlab import images
-from virtlab.recipe import GUEST, golden
-
 pytestmark = [pytest.mark.soak, pytest.mark.sampled]
 INVENTORY = REPOSITORY / "inventory" / "lab"
 SETTINGS: dict[str, Any] = {"kvm_preflight_selftest": False}
-HELPER = ["app1", "app2"]
 DEBIAN = ["app1", "app2", "web1"]
-CONFIGURED = {
-    "hosts": "app*:web*",
-    "become": True,
-    "gather_facts": False,
-    "tasks": [
-        {"name": "Wait for it", "ansible.builtin.wait_for_connection": {"timeout": 300}},
-        {"name": "Ask what it is", "ansible.builtin.setup": {"gather_subset": "min"}},
-        {
-            "name": "Configure it",
-            "ansible.builtin.copy": {"dest": "/etc/motd", "content": "by git\n", "mode": "0644"},
-        },
-    ],
-}
+MOTD = {"dest": "/etc/motd", "content": "by git\n", "mode": "0644"}
+CONFIGURED = configuring("app*:web*", {"ansible.builtin.copy": MOTD})
 
 
 class Site:
@@ -61,12 +48,6 @@ class Site:
         known = {name: {**entry, **guests.get(name, {})} for name, entry in entries.items()}
         (self.folder / "fleet.yml").write_text(yaml.safe_dump({**self.fleet, "guests": known}))
         return Ansible(self.folder)
-
-
-def there(*hosts: Host) -> dict[str, set[str]]:
-    """Return what is on the hosts, by other tools than ours."""
-    ours = "sudo ls /var/lib/virtfleet/guests 2>/dev/null || true"
-    return {host.name: domains(host) | set(host.out(ours).split()) for host in hosts}
 
 
 @pytest.fixture(scope="module")

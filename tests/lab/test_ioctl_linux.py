@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, Any
 
 import pytest
 import yaml
-from asking import command_lines, journal
+from asking import command_lines, configuring, journal
 from playing import Ansible
 from virtlab import images
 from virtlab.recipe import CMDLINE, GUEST, golden
@@ -38,23 +38,8 @@ MADE = {
     "vars": {"kvm_host_helper_only": True},
     "roles": ["kvm_host", "kvm_image", "kvm_guest"],
 }
-CONFIGURED = {
-    "hosts": "web",
-    "become": True,
-    "gather_facts": False,
-    "tasks": [
-        {"name": "Wait for it", "ansible.builtin.wait_for_connection": {"timeout": 300}},
-        {"name": "Ask what it is", "ansible.builtin.setup": {"gather_subset": "min"}},
-        {
-            "name": "Configure it",
-            "ansible.builtin.copy": {
-                "dest": "/etc/motd",
-                "content": "by Ansible\n",
-                "mode": "0644",
-            },
-        },
-    ],
-}
+MOTD = {"dest": "/etc/motd", "content": "by Ansible\n", "mode": "0644"}
+CONFIGURED = configuring("web", {"ansible.builtin.copy": MOTD})
 
 
 class Site:

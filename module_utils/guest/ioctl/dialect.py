@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, Any, Callable, Mapping, Sequence
 from ...converge.action import LIVE, NEXT_BOOT, Change, Edit
 from ...converge.compare import compare
 from ...converge.errors import Problem, nearest
+from ...image.store import NAME
 from ...units import UnitError, format_size, parse_duration, parse_size
 from ..engine import ACTIVE, BOOT_KEYS, Differences
 from ..spec import ABSENT, CALLED, KEPT, PRESENT, RESTARTED, RUNNING, STOPPED, WAS, Reader, quotable
@@ -24,7 +25,6 @@ ENGINE = "ioctl"
 OWN_KERNEL = "host"  # the kernel that the host runs itself, by a bare word
 IMAGE = "image:"  # before the name of an image that the host keeps
 BOOT_FILES = ("kernel", "initrd")
-_IMAGE_NAME = re.compile(r"[a-z0-9][a-z0-9._-]{0,62}", re.ASCII)
 LOG_DEFAULTS = {"max_size": "1MiB", "keep": 3}
 FEW: dict[str, Any] = {  # that every spec has
     "memory": "128MiB",
@@ -149,7 +149,7 @@ class _Reader(Reader):
         if len(self.problems) > before or name in words or name.startswith("/"):
             return name
         image = image_named(name)
-        if image is not None and _IMAGE_NAME.fullmatch(image):
+        if image is not None and NAME.fullmatch(image):
             return name
         known = ["an absolute path", f"{IMAGE} and the name of an image"]
         known += [f"one of {', '.join(words)}"] if words else []

@@ -34,8 +34,8 @@ def base_of(name: str) -> str | None:
     if name.startswith("/"):
         return os.path.realpath(name) if os.path.isfile(name) else None
     store = Store()
-    kept = store.names().get(name)
-    return None if kept is None else store.path(kept.blob)
+    blob = store.blob(name)
+    return None if blob is None else store.path(blob)
 
 
 def kind_of(file: str) -> str:

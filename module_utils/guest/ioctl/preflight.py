@@ -42,9 +42,9 @@ def check_kernel(boots: Mapping[str, Any], *, check_mode: bool) -> Problem | Non
     from ...kvm.loader import check_image  # only a guest that changes needs it
 
     for key in BOOT_FILES:
-        if image_named(boots[key]) is not None:
-            found = shown(image_named(boots[key]))
-            return None if check_mode else Problem(key, images.IS_THERE, found, images.BRING)
+        name = image_named(boots[key])
+        if name is not None:
+            return None if check_mode else Problem(key, images.IS_THERE, shown(name), images.BRING)
     memory = boots["memory"]
     try:
         check_image(boots["kernel"], parse_size(memory), boots["initrd"] or None, boots["cmdline"])

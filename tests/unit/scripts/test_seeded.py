@@ -12,23 +12,22 @@ import seeded
 NUMBERS = range(50)
 
 
-def test(nodeid: str, **marks: str) -> SimpleNamespace:
+def item(nodeid: str, **marks: str) -> SimpleNamespace:
     """Stand in for a collected test, with marks by name."""
     path = Path(nodeid.partition("::")[0])
     found = {name: SimpleNamespace(args=(word,)) for name, word in marks.items()}
     return SimpleNamespace(nodeid=nodeid, path=path, get_closest_marker=found.get)
 
 
-test.__test__ = False  # type: ignore[attr-defined]
-PLAIN = test("a.py::plain")
-FAULTS = [test(f"a.py::fault{number}", one_of="fault") for number in range(3)]
-MODULES = [test(f"{name}.py::{n}", module_of="role") for name in "bcd" for n in range(2)]
+PLAIN = item("a.py::plain")
+FAULTS = [item(f"a.py::fault{number}", one_of="fault") for number in range(3)]
+MODULES = [item(f"{name}.py::{n}", module_of="role") for name in "bcd" for n in range(2)]
 ITEMS = [PLAIN, *FAULTS, *MODULES]
 
 
 def kept(items, number):
     left = seeded.left_out(items, number)
-    return [item for item in items if item not in left]
+    return [one for one in items if one not in left]
 
 
 def test_one_of_each_group_is_made_and_all_that_has_none():
@@ -44,15 +43,15 @@ def test_one_of_each_group_is_made_and_all_that_has_none():
 
 def test_every_one_has_its_turn():
     made = [one for number in NUMBERS for one in kept(ITEMS, number)]
-    assert all(item in made for item in ITEMS)
+    assert all(one in made for one in ITEMS)
 
 
 def test_what_is_asked_for_alone_is_made():
-    for item in ITEMS:
-        assert kept([item], 7) == [item]
+    for one in ITEMS:
+        assert kept([one], 7) == [one]
 
 
 def test_a_module_that_is_left_out_takes_no_turn_of_a_group():
-    both = [test(f"{name}.py::x", module_of="role", one_of="fault") for name in "bc"]
+    both = [item(f"{name}.py::x", module_of="role", one_of="fault") for name in "bc"]
     for number in NUMBERS:
         assert len(kept(both, number)) == 1
