@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING, Any, Iterator, Mapping, Sequence
 
 from ..converge.errors import Problem, shown, unknown
 from ..guest.ioctl.dialect import KEYS as IOCTL_KEYS
-from ..guest.libvirt.dialect import LibvirtDialect
+from ..guest.libvirt.dialect import guest_keys as libvirt_keys
 from ..guest.spec import WAS
 from ..image.spec import KEYS as IMAGE_KEYS
 from ..resource.networks import Networks
@@ -167,9 +167,7 @@ _WAS = _text(
     **{"x-expected": "a name, or a range of names"},
 )
 # What a guest is besides, as kvm_guests takes it.
-GUEST_KEYS = tuple(
-    dict.fromkeys(key for key in (*LibvirtDialect.keys, *IOCTL_KEYS) if key != "name")
-)
+GUEST_KEYS = tuple(dict.fromkeys(key for key in (*libvirt_keys(), *IOCTL_KEYS) if key != "name"))
 
 
 def _or_null(schema: Schema) -> dict[str, Any]:

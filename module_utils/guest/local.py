@@ -7,6 +7,7 @@ from __future__ import annotations
 import os
 from typing import TYPE_CHECKING, Any, Callable, Collection, Mapping, Sequence
 
+from ..converge.answers import Answers
 from ..converge.errors import InputError, Problem, VirtfleetError, shown, system_says
 from ..kvm.layout import Layout
 from ..units import UnitError, parse_duration
@@ -115,6 +116,7 @@ def converge_guests(options: Mapping[str, Any], run: Run, check_mode: bool) -> d
     }
     layout = Layout(options["root"])
     engines: list[Engine] = []
+    answers = Answers()
     witness = options["witness"]
     # What makes new guests has to know all that are there.
     everything = options["prune"] or claims(witness)
@@ -124,10 +126,12 @@ def converge_guests(options: Mapping[str, Any], run: Run, check_mode: bool) -> d
     if of_libvirt:
         from .libvirt.engine import LibvirtEngine  # what only its guests should pay
 
+        answers = _answers(layout)
         optional = check_mode or not _needs_libvirt(options["guests"])
         ways["antispoofing"] = options["antispoofing"]
         libvirt = LibvirtEngine(options["uri"], optional=optional, state=layout.state, **ways)
         libvirt.chosen = _machines(options["machines"])
+        libvirt.remember(answers)
         engines.append(libvirt)
     together = Engines(engines, layout)
     wish = Wish(
@@ -140,11 +144,19 @@ def converge_guests(options: Mapping[str, Any], run: Run, check_mode: bool) -> d
     )
     host = engines[0].host(_host_name(options))
     try:
-        return converge(together, wish, host, check_mode=check_mode)
+        outcome = converge(together, wish, host, check_mode=check_mode)
     except OSError as error:
         raise _failure(error) from error
     finally:
         together.close()
+    if not check_mode:
+        answers.save()
+    return outcome
+
+
+def _answers(layout: Layout) -> Answers:
+    """Return what was found out about this host's domains before."""
+    return Answers(os.path.join(layout.cache, "answers"))
 
 
 def _remembering(
@@ -170,7 +182,9 @@ def look_at_guests(options: Mapping[str, Any], run: Run) -> dict[str, Any]:
     if "libvirt" in options["engines"]:
         from .libvirt.engine import LibvirtEngine
 
-        engines.append(LibvirtEngine(options["uri"], optional=True))
+        libvirt = LibvirtEngine(options["uri"], optional=True)
+        libvirt.remember(_answers(Layout(options["root"])))
+        engines.append(libvirt)
     lines = max(0, options["console_lines"])
     try:
         if options["brief"]:

@@ -62,6 +62,7 @@ class Layout:
         self.root = root
         self.state = os.path.join(root, "var/lib/virtfleet")
         self.guests = os.path.join(self.state, "guests")
+        self.cache = os.path.join(root, "var/cache/virtfleet")
         self.run = os.path.join(root, "run/virtfleet")
         self.helpers = os.path.join(root, "usr/lib/virtfleet/helper")
         self.command = os.path.join(root, "usr/local/bin/kvm-helper")

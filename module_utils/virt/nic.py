@@ -24,6 +24,7 @@ if TYPE_CHECKING:
 
 # The filters that this toolkit has itself: a guest sends from its own MAC, and its own addresses.
 ANTISPOOF, ANTISPOOF_IP = "virtfleet-antispoof", "virtfleet-antispoof-ip"
+ANTISPOOFING = {ANTISPOOF, ANTISPOOF_IP}
 
 _OCTET = "(?:25[0-5]|2[0-4][0-9]|1[0-9][0-9]|[1-9]?[0-9])"
 _CHOSEN = re.compile(r"(?:vnet|macvtap|macvlan)[0-9]+")

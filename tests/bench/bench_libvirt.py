@@ -18,6 +18,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, ClassVar
 
 import pytest
+from ansible.module_utils.converge.answers import Answers
 from ansible.module_utils.guest.engines import Engines
 from ansible.module_utils.guest.libvirt import apply
 from ansible.module_utils.guest.libvirt.apply import Applier
@@ -66,9 +67,9 @@ spent = (time.perf_counter() - begin) * 1e3
 with open(times, "a") as file:
     print(spent, file=file)
 """
-# Takes stopped domains away, and keeps what they were.
+# Takes stopped domains away with what was found out about them, and keeps what they were.
 TAKE = """
-import json, sys
+import json, pathlib, sys
 import libvirt
 uri, xmls = sys.argv[1:]
 handle = libvirt.open(uri)
@@ -78,6 +79,7 @@ with open(xmls, "w") as file:
     json.dump([domain.XMLDesc(flags) for domain in domains], file)
 for domain in domains:
     domain.undefine()
+pathlib.Path("/var/cache/virtfleet/answers").unlink(missing_ok=True)
 """
 
 
@@ -121,10 +123,13 @@ class Place:
     def converge(self, guests: list[dict[str, Any]], actions: int, uri: str = URI) -> float:
         """Do what the module does; return the milliseconds."""
         begin = time.perf_counter()
+        answers = Answers(str(self.root / "answers"))
         engine = LibvirtEngine(uri)
+        engine.remember(answers)
         engines = Engines([engine], Layout(str(self.root)))
         outcome = run(engines, Wish(guests), engine.host("kvm1"), check_mode=False)
         engines.close()
+        answers.save()
         spent = (time.perf_counter() - begin) * 1e3
         assert len(outcome["guests"]) == len(guests)
         assert (len(outcome["actions"]), outcome["changed"]) == (actions, actions > 0)
@@ -149,7 +154,8 @@ class Place:
         return (time.perf_counter() - begin) * 1e3
 
     def clear(self) -> None:
-        """Take all domains away."""
+        """Take all domains away, and what was found out about them."""
+        (self.root / "answers").unlink(missing_ok=True)
         for domain in self.handle.listAllDomains():
             if domain.isActive():
                 domain.destroy()
@@ -253,13 +259,12 @@ def test_guests_defined_by_a_task_against_a_bare_loop(
     xmls, times = tmp_path / "xmls.json", tmp_path / "bare"
     xmls.write_text(json.dumps(place.written(_guests(COUNT), 2 * COUNT)))
     loop = [sys.executable, "-c", BARE, URI, str(xmls), str(times), "running"]
-    tasks = [
-        _start(URI, tmp_path),
-        _task(_guests(COUNT), tmp_path),
-        _found(COUNT, 2 * COUNT),
-        {"ansible.builtin.command": {"argv": loop}, **_here()},
-    ]
-    spent = playbook.times(tasks * (ROUNDS + 1))
+    tasks = []
+    for number in range(ROUNDS + 1):
+        root = tmp_path / str(number)  # where nothing was found out before
+        tasks += [_start(URI, root), _task(_guests(COUNT), root), _found(COUNT, 2 * COUNT)]
+        tasks.append({"ansible.builtin.command": {"argv": loop}, **_here()})
+    spent = playbook.times(tasks)
     title = f"{COUNT} guests defined and started, whole tasks"
     _report_made(title, spent[5::4], _floats(times.read_text())[1:], spent[4::4])
 
@@ -289,7 +294,10 @@ def test_guests_defined_against_a_task_each(
         "environment": {"PYTHONPATH": str(peers)},
         **_here(),
     }
-    spent = playbook.times([each, _task(guests, tmp_path), _found(COUNT, COUNT)] * PEER_ROUNDS)
+    tasks = []
+    for number in range(PEER_ROUNDS):
+        tasks += [each, _task(guests, tmp_path / str(number)), _found(COUNT, COUNT)]
+    spent = playbook.times(tasks)
     peer = [one * COUNT / len(xmls) for one in spent[0::3]]
     title = f"{COUNT} guests defined"
     name = f"community.libvirt.virt, {len(xmls)} scaled to {COUNT}"

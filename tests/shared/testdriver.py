@@ -7,9 +7,12 @@ Import it behind ``pytest.importorskip("libvirt")``.
 
 from __future__ import annotations
 
+import os
+from contextlib import suppress
 from typing import TYPE_CHECKING, Any
 
 import libvirt
+from ansible.module_utils.converge.answers import Answers
 from ansible.module_utils.guest.engines import Engines
 from ansible.module_utils.guest.libvirt.engine import LibvirtEngine
 from ansible.module_utils.guest.run import Wish, run
@@ -43,12 +46,16 @@ class Driver:
         ways: dict[str, Any] = {"optional": check_mode, "stop_timeout": 2.0, "force": force}
         ways["state"] = self.layout.state
         engine = LibvirtEngine(uri, fleet=fleet, local=local, **ways)
+        answers = Answers(os.path.join(self.layout.cache, "answers"))
+        engine.remember(answers)
         engines = Engines([engine], self.layout)
         wish = Wish(list(guests), fleet=fleet, **more)
         try:
-            return run(engines, wish, engine.host("kvm1"), check_mode=check_mode)
+            outcome = run(engines, wish, engine.host("kvm1"), check_mode=check_mode)
         finally:
             engines.close()
+        answers.save()
+        return outcome
 
     def xml(self, name: str) -> str:
         """Return a domain's persistent XML."""
@@ -62,8 +69,14 @@ class Driver:
         """Return the names of all domains, sorted."""
         return sorted(domain.name() for domain in self.handle.listAllDomains())
 
+    def forget(self) -> None:
+        """Let what was found out about domains be unknown."""
+        with suppress(FileNotFoundError):
+            os.unlink(os.path.join(self.layout.cache, "answers"))
+
     def clear(self) -> None:
         """Take all domains away but the driver's own."""
+        self.forget()
         for domain in self.domains():
             if domain.isActive():
                 domain.destroy()

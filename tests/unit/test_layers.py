@@ -30,8 +30,9 @@ BELOW: dict[str, set[str]] = {
 }
 # Tools that work on the sources, where the sources are.
 NOT_SHIPPED = {"module_utils/kvm/archive.py", "module_utils/kvm/programs/build.py"}
-# It asks for the name of the folder that it was installed in, and reads nothing there.
-KNOWS_ITS_PLACE = {"module_utils/kvm/serve.py"}
+# The first asks for the name of the folder that it was installed in, and reads nothing there; the
+# second asks which code came along with it, whatever that is.
+KNOWS_ITS_PLACE = {"module_utils/kvm/serve.py", "module_utils/converge/answers.py"}
 ENGINES = {"ioctl", "libvirt"}
 
 

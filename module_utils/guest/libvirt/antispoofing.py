@@ -12,13 +12,10 @@ from __future__ import annotations
 from typing import TYPE_CHECKING, Any, Callable, Mapping, NamedTuple
 
 from ...seed.declaration import Declaration
-from ...virt.nic import ANTISPOOF, ANTISPOOF_IP, NICS
 from .seeding import KEY
 
 if TYPE_CHECKING:
     from ..engine import Observed
-
-OURS = {ANTISPOOF, ANTISPOOF_IP}
 
 
 def _bridged(nic: Mapping[str, Any], leads: Callable[[str], bool]) -> bool:
@@ -63,17 +60,22 @@ def guarded(
     numbers = [number for number, nic in enumerate(nics) if _bridged(nic, leads)]
     if not numbers or not possible():
         return stated
+    # The table is compiled on the host, so only where there is a NIC to guard.
+    from ...virt.nic import ANTISPOOFING, NICS
+
     pairs = NICS.pair(nics, _there(seen))
     whole = list(nics)
     for number in numbers:
         entry = pairs[number]
         has = None if entry is None else entry.values.get("filter")
-        if entry is None or (has in OURS and KEY in stated):
+        if entry is None or (has in ANTISPOOFING and KEY in stated):
             whole[number] = {**nics[number], **_filter(_addresses(stated, number), has)}
     return {**stated, "nics": whole}
 
 
 def _filter(addresses: list[str], has: str | None) -> dict[str, Any]:
+    from ...virt.nic import ANTISPOOF, ANTISPOOF_IP
+
     if addresses:
         several = addresses if len(addresses) > 1 else addresses[0]
         return {"filter": ANTISPOOF_IP, "filter_parameters": {"IP": several}}

@@ -7,18 +7,19 @@ from __future__ import annotations
 import os
 from contextlib import suppress
 from dataclasses import replace
+from threading import Lock
 from typing import TYPE_CHECKING, Any, Callable, Iterable, Mapping, Sequence
 
 from ...converge.action import LIVE
 from ...converge.errors import VirtfleetError
+from ...virt.connection import AT_ONCE
 from ...virt.mark import NAMESPACE, PREFIX, Mark, metadata, read_mark, write_mark
+from ...virt.nic import ANTISPOOFING
 from ...virt.patcher import patch
 from ...virt.writer import write
 from ..engine import PAUSED, SAVED, Failure, former_name
 from ..spec import KEPT, digest
-from .antispoofing import OURS
 from .images import Image, capacity, create, grow, images
-from .observe import Observer
 from .power import Power
 from .seeding import DISK, KEY
 from .seeding import files as files_in
@@ -46,6 +47,7 @@ class Applier:
         self.fleet = engine.fleet
         self.seen = engine.seen
         self.filters: set[str] = set()  # that are known to be there
+        self._filtering = Lock()  # guests are made several at once
 
     def _domain(self, name: str) -> Any:
         return self.connection.handle.lookupByName(name)
@@ -68,7 +70,7 @@ class Applier:
 
         note("stop", power.stop(names("stop")))
         note("adopt", each(names("adopt"), self._adopt))
-        note("create", each(names("create"), lambda name: self._create(name, specs[name])))
+        note("create", each(names("create"), lambda n: self._create(n, specs[n]), AT_ONCE))
         note("update", self._update(by_kind.get("update", ()), specs))
         note("replace", each(names("replace"), lambda name: self._renew(name, specs[name])))
         files = {action.name: files_of_action(action) for action in by_kind.get("delete", ())}
@@ -88,12 +90,13 @@ class Applier:
 
     def _filters(self, spec: Mapping[str, Any]) -> None:
         """Make the toolkit's own filters that NICs refer to, if they are not there."""
-        names = {nic.get("filter") for nic in spec.get("nics") or ()} & OURS
-        if names - self.filters:
-            from ...virt.nwfilter import ensure_standard  # compiled on the host, where it is needed
+        names = {nic.get("filter") for nic in spec.get("nics") or ()} & ANTISPOOFING
+        with self._filtering:
+            if names - self.filters:
+                from ...virt.nwfilter import ensure_standard  # compiled, so only where it is needed
 
-            ensure_standard(self.connection, names)
-            self.filters |= names
+                ensure_standard(self.connection, names)
+                self.filters |= names
 
     def _drop_filters(self, gone: Iterable[str]) -> None:
         """Remove those of the toolkit's own filters that the last guest is gone from."""
@@ -151,7 +154,7 @@ class Applier:
         """Mark a domain as ours; what else was planned for it goes on from the marked one."""
         self._unchanged(self._domain(name), self.seen[name])
         self._put_mark(name, Mark(self.fleet, name))
-        self.seen.update(Observer(self.connection, self.engine.seeds).observe([name]))
+        self.seen.update(self.engine.observer().observe([name]))
 
     def _rename(self, former: str, name: str) -> None:
         """Give a domain another name; what else was planned for it goes on from the renamed one.
@@ -164,7 +167,7 @@ class Applier:
         self._put_mark(former, replace(self._marked(former), name=name))
         domain.rename(name, 0)
         del self.seen[former]
-        self.seen.update(Observer(self.connection, self.engine.seeds).observe([name]))
+        self.seen.update(self.engine.observer().observe([name]))
 
     def _put_mark(self, name: str, mark: Mark) -> None:
         """Write the mark into the metadata, of the running domain too; nothing else is touched."""

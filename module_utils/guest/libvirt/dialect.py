@@ -1,22 +1,22 @@
 # Copyright (C) 2026 virtfleet contributors
 # SPDX-License-Identifier: GPL-3.0-or-later
-"""How a guest of libvirt is declared: the keys of virt/'s table, and what differs from a domain."""
+"""How a guest of libvirt is declared: the keys of virt/'s table, and what differs from a domain.
+
+The table is compiled on the host, which takes as long as a hundred guests do: it is imported where
+it is needed, and that is not where all answers are known.
+"""
 
 from __future__ import annotations
 
 from typing import TYPE_CHECKING, Any, Callable, Mapping, Sequence
 
 from ...converge.action import LIVE, NEXT_BOOT, REPLACE, Change, Edit
+from ...converge.answers import Answers
 from ...converge.compare import compare
 from ...converge.errors import Problem, shown, unknown
 from ...converge.secrets import concealed
 from ...seed.documents import masked
 from ...units import UnitError, format_size, parse_duration, parse_size
-from ...virt.check import check
-from ...virt.domain import FIELDS, KEYS, XML
-from ...virt.identity import uuid_for
-from ...virt.patcher import differences, with_macs
-from ...virt.reader import domain_tree, read_root
 from ..engine import ACTIVE, Differences
 from ..spec import (
     ABSENT,
@@ -43,6 +43,14 @@ if TYPE_CHECKING:
 ENGINE = "libvirt"
 WAITS = ("running", "agent", "address", "ssh")
 _COMMON = (*CALLED, "engine", *KEPT, seeding.KEY, seeding.DISK)
+_EQUAL = "equal"  # the answer to what differs
+
+
+def guest_keys() -> tuple[str, ...]:
+    """Return every key that a guest's entry may have."""
+    from ...virt.domain import KEYS, XML
+
+    return (*CALLED, "engine", *ASKED, *KEPT, seeding.KEY, *KEYS, XML)
 
 
 def domain_keys(spec: Mapping[str, Any]) -> dict[str, Any]:
@@ -74,12 +82,12 @@ class LibvirtDialect:
     ``host`` returns what it can run: asked only when a guest is made. ``memory`` returns how many
     bytes it has, None where that is not known, and ``volume`` where a volume of a pool lies. The
     images and seeds of guests are looked at where they are ``local``. ``bridged`` tells whether a
-    network leads to a bridge of the host, ``filters`` whether NICs there get a filter.
+    network leads to a bridge of the host, ``filters`` whether NICs there get a filter. What was
+    found out before is asked of its ``answers``.
     """
 
     engine = ENGINE
     states = (PRESENT, RUNNING, STOPPED, PAUSED, RESTARTED, SAVED, ABSENT)
-    keys = (*CALLED, "engine", *ASKED, *KEPT, seeding.KEY, *KEYS, XML)
     autostarts = True
 
     def __init__(
@@ -97,12 +105,18 @@ class LibvirtDialect:
         self.host = host
         self.memory = memory
         self.seeds = seeds
+        self.answers = Answers()
         self.volume = volume
         self.bridged = bridged
         self.filters = filters
         self.fleet = fleet
         self.local = local
         self._known: dict[str, tuple[Observed, dict[str, Any], Differences]] = {}
+
+    @property
+    def keys(self) -> Sequence[str]:
+        """Every key that an entry may have."""
+        return guest_keys()
 
     def read(
         self,
@@ -123,12 +137,28 @@ class LibvirtDialect:
         before = len(problems)
         rest = {key: value for key, value in entry.items() if key not in ASKED}
         rest, first_boot = _first_boot(rest, path, problems)
-        stated = {**check(rest, path, problems, new=new, also=(seeding.KEY,)), **first_boot}
+        stated = {**self._checked(rest, path, problems, new=new), **first_boot}
         if len(problems) == before and not removed:
             self._limits(stated, path, problems)
             if not self.local:
                 problems += _out_of_reach(stated, path)
         return {**found, **stated}
+
+    def _checked(
+        self, entry: Mapping[Any, Any], path: str, problems: list[Problem], *, new: bool
+    ) -> dict[str, Any]:
+        """Return the table's keys of an entry in canonical form."""
+        question = ("entry", new, entry)
+        known: dict[str, Any] | None = self.answers.find(*question)
+        if known is not None:
+            return known
+        from ...virt.check import check
+
+        before = len(problems)
+        found = check(entry, path, problems, new=new, also=(seeding.KEY,))
+        if len(problems) == before and self.masked(found) == found:
+            self.answers.keep(found, *question)
+        return found
 
     def _limits(self, stated: Mapping[str, Any], path: str, problems: list[Problem]) -> None:
         """Refuse what the host does not have."""
@@ -201,6 +231,10 @@ class LibvirtDialect:
         stated = guarded(self.placed(stated, seen), seen, self.bridged, self.filters)
         if WAS not in stated:
             return stated
+        from ...virt.identity import uuid_for
+        from ...virt.patcher import with_macs
+        from ...virt.reader import domain_tree
+
         there = domain_tree("<domain/>" if seen is None else seen.detail.inactive)
         whole = with_macs(there, stated, stated[WAS], self.fleet)
         return whole if seen is not None else {"uuid": uuid_for(stated[WAS], self.fleet), **whole}
@@ -214,6 +248,8 @@ class LibvirtDialect:
 
     def masked(self, spec: Mapping[str, Any]) -> dict[str, Any]:
         """Return a spec as it may be shown: without passwords."""
+        from ...virt.domain import FIELDS, XML
+
         masks: dict[str, Callable[[Any], Any]] = {one.key: one.masked for one in FIELDS}
         masks[XML] = concealed
         masks[seeding.KEY] = masked
@@ -237,6 +273,9 @@ class LibvirtDialect:
 
     def running(self, seen: Observed) -> tuple[dict[str, Any], bool]:
         """Return the definition that a domain runs with, and whether it waits for a start anew."""
+        from ...virt.patcher import differences
+        from ...virt.reader import domain_tree, read_root
+
         root = domain_tree(seen.detail.live)
         live = read_root(root)
         stored = domain_keys(seen.spec or {})
@@ -246,6 +285,18 @@ class LibvirtDialect:
         if live.get("disks"):
             live["disks"] = seeding.split(self.seeds, live["disks"])[0]
         return live, any(edit.when == NEXT_BOOT for edit in _unexpanded(found, stored))
+
+    def _edits(self, xml: str, keys: Mapping[str, Any]) -> Sequence[Edit]:
+        """Return what differs between the keys of a domain and its XML."""
+        question = ("differences", self.fleet, keys, xml)
+        if self.answers.find(*question) == _EQUAL:
+            return ()
+        from ...virt.patcher import differences
+
+        found = differences(xml, keys, fleet=self.fleet)
+        if not found:
+            self.answers.keep(_EQUAL, *question)
+        return found
 
     def _differences(self, stated: Mapping[str, Any], seen: Observed) -> Differences:
         stated = self._whole(stated, seen)
@@ -258,8 +309,7 @@ class LibvirtDialect:
             keys = plain
             if seed is not None:
                 keys = seeding.with_disk(self.seeds, plain, seed.disk, xml)
-            found = differences(xml, keys, fleet=self.fleet)
-            return seeding.told(found, seed, has, running=running)
+            return seeding.told(self._edits(xml, keys), seed, has, running=running)
 
         stored = differing(seen.detail.inactive, running=False)
         grown, refused = _sizes(plain, seen)

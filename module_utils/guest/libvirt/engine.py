@@ -18,7 +18,6 @@ from typing import TYPE_CHECKING, Any, Collection, Iterator, Mapping, Sequence
 from ...converge.errors import VirtfleetError
 from ...seed.store import Seeds
 from ...virt.connection import LOCAL_URI, LOST, ConnectError, Connection, said
-from ...virt.document import tree
 from ..engine import RUNNING, SAVED, Host, Observed
 from .dialect import ENGINE, LibvirtDialect
 from .observe import Observer
@@ -26,12 +25,20 @@ from .seeding import files as files_in
 
 if TYPE_CHECKING:
     from ...converge.action import Action
+    from ...converge.answers import Answers
     from ...converge.errors import Problem
+    from ...virt.document import Element
     from ..engine import Failure
     from ..spec import Declared
     from .capabilities import HostCapabilities
 
 Specs = Mapping[str, Mapping[str, Any]]
+
+
+def _tree(xml: str) -> Element:
+    from ...virt.document import tree  # compiled on the host, so only where it is needed
+
+    return tree(xml)
 
 
 def _seeds_of(uri: str) -> str:
@@ -88,6 +95,10 @@ class LibvirtEngine:
             fleet=fleet,
             local=self.local,
         )
+
+    def remember(self, answers: Answers) -> None:
+        """Have what was found out before asked of the answers."""
+        self._dialect.answers = answers
 
     # The connection.
 
@@ -165,7 +176,7 @@ class LibvirtEngine:
         try:
             volume = connection.handle.storagePoolLookupByName(pool).storageVolLookupByName(name)
             kind, path = volume.info()[0], str(volume.path())
-            opened = tree(volume.XMLDesc(0)).find("target/encryption/secret")
+            opened = _tree(volume.XMLDesc(0)).find("target/encryption/secret")
         except libvirt.libvirtError:
             return None  # an earlier task may make it yet; preflight says what is missing
         keys = {libvirt.VIR_STORAGE_VOL_FILE: "file", libvirt.VIR_STORAGE_VOL_BLOCK: "block"}
@@ -183,7 +194,7 @@ class LibvirtEngine:
         if connection is None:
             return False
         try:
-            root = tree(connection.handle.networkLookupByName(network).XMLDesc(0))
+            root = _tree(connection.handle.networkLookupByName(network).XMLDesc(0))
         except connection.libvirt.libvirtError:
             return False  # an earlier task may make it yet; preflight says what is missing
         forward = root.find("forward")
@@ -227,13 +238,17 @@ class LibvirtEngine:
         """Return how guests are declared on this host."""
         return self._dialect
 
+    def observer(self, known: Mapping[str, Observed] | None = None) -> Observer:
+        """Return what reads domains; what is ``known`` and the same it does not read again."""
+        return Observer(self._open(), self.seeds, self._dialect.answers, known)
+
     def observe(self, names: Collection[str] | None = None) -> dict[str, Observed]:
         """Return the domains of this host by name, those of the names or all."""
         connection = self.connection()
         known, self.seen = self.seen, {}
         if connection is not None:
             with self._told():
-                self.seen = Observer(connection, self.seeds, known).observe(names)
+                self.seen = self.observer(known).observe(names)
         return self.seen
 
     def console(self, name: str, limit: int) -> bytes:
@@ -306,7 +321,7 @@ class LibvirtEngine:
             ours = [name for name in guests if name in self.seen]
             seen = self.seen
             if anew and ours:
-                seen = Observer(connection, self.seeds).observe(ours)
+                seen = self.observer().observe(ours)
         found: dict[str, set[str] | None] = {name: None for name in guests if name in there}
         found.update(dict.fromkeys(lost, held))
         for name in ours:

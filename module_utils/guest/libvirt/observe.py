@@ -9,13 +9,13 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, Collection, Mapping
 
 from ...virt.mark import Mark, mark_of
-from ...virt.reader import domain_tree, read_root
 from ..engine import ACTIVE, FAILED, PAUSED, RUNNING, SAVED, STOPPED, Observed
 from ..spec import digest
 from .dialect import ENGINE
 from .seeding import KEY, split
 
 if TYPE_CHECKING:
+    from ...converge.answers import Answers
     from ...seed.store import Seeds
     from ...virt.connection import Connection
     from ...virt.document import Element
@@ -71,6 +71,19 @@ def owned_files(root: Element, mark: Mark | None) -> tuple[str, ...]:
     return tuple(found)
 
 
+def _read(xml: str) -> dict[str, Any]:
+    """Return what a domain's XML says, as plain values."""
+    from ...virt.reader import domain_tree, read_root  # compiled on the host, so only where needed
+
+    root = domain_tree(xml)
+    mark = mark_of(root)
+    return {
+        "keys": read_root(root),
+        "mark": None if mark is None else vars(mark),
+        "files": owned_files(root, mark),
+    }
+
+
 class Observer:
     """Reads the domains of one connection; what is ``known`` and the same is not read again."""
 
@@ -78,10 +91,12 @@ class Observer:
         self,
         connection: Connection,
         seeds: Seeds,
+        answers: Answers,
         known: Mapping[str, Observed] | None = None,
     ) -> None:
         self.connection = connection
         self.seeds = seeds
+        self.answers = answers
         self.libvirt = connection.libvirt
         self.known = known or {}
 
@@ -139,14 +154,15 @@ class Observer:
             and known.spec["autostart"] == autostart
         ):
             return known
-        root = domain_tree(inactive)
-        mark = mark_of(root)
+        found = self._meaning(inactive)
+        stated = found["mark"]
+        mark = None if stated is None else Mark(**{**stated, "disks": tuple(stated["disks"])})
         spec = {
             "name": name,
             "engine": ENGINE,
             "autostart": autostart,
             "protected": mark is not None and mark.protected,
-            **read_root(root),
+            **found["keys"],
         }
         seed = self._take_seed(spec)
         return Observed(
@@ -158,9 +174,17 @@ class Observer:
             fleet=(mark or _FOREIGN).fleet,
             uuid=spec.get("uuid", ""),
             owned=mark is not None,
-            files=owned_files(root, mark),
+            files=tuple(found["files"]),
             detail=Detail(inactive, live, mark, seed),
         )
+
+    def _meaning(self, xml: str) -> dict[str, Any]:
+        """Return what a domain's XML says; read once, as long as it is the same."""
+        found: dict[str, Any] | None = self.answers.find("domain", xml)
+        if found is None:
+            found = _read(xml)
+            self.answers.keep(found, "domain", xml)
+        return found
 
     def _take_seed(self, spec: dict[str, Any]) -> dict[str, Any] | None:
         """Take the seed out of a spec's disks, and put its documents there instead."""

@@ -8,6 +8,7 @@ import time
 from typing import TYPE_CHECKING, Any, Collection, Mapping, Sequence
 
 from ...units import format_duration
+from ...virt.connection import AT_ONCE
 from ..engine import PAUSED
 from .observe import state_of
 
@@ -39,7 +40,7 @@ class Power:
                 flags = self.libvirt.VIR_DOMAIN_START_PAUSED if name in paused else 0
                 domain.createWithFlags(flags)
 
-        return self.connection.each(names, start)
+        return self.connection.each(names, start, AT_ONCE)
 
     def stop(self, names: Sequence[str]) -> dict[str, str]:
         """Shut guests down and wait for it; with force, kill those that do not obey in time."""

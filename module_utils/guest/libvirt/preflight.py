@@ -17,7 +17,6 @@ from ..engine import former_name
 from .apply import files_of_action, images_of
 from .dialect import domain_keys
 from .images import backing, unfit
-from .observe import Observer
 from .offer import KEYS as OFFERED
 from .offer import Offer, read_offer, unoffered
 from .references import Surroundings, absent, may_come, shared
@@ -120,7 +119,7 @@ class Preflight:
         there = {domain.name() for domain in self.connection.handle.listAllDomains()}
         unread = there - set(known) - self.former
         if unread:
-            found = Observer(self.connection, self.engine.seeds).observe(unread)
+            found = self.engine.observer().observe(unread)
             known.update((name, seen.spec or {}) for name, seen in found.items())
         placed = self.engine.dialect().placed
         return {name: placed(spec, None) for name, spec in known.items() if name not in names}

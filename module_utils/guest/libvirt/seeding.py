@@ -15,9 +15,6 @@ from ...converge.errors import Problem, shown
 from ...seed import documents as texts
 from ...seed.declaration import Declaration
 from ...virt.identity import uuid_for
-from ...virt.nic import NICS
-from ...virt.patcher import nic_macs
-from ...virt.reader import domain_tree, read
 
 if TYPE_CHECKING:
     from ...seed.store import Seeds
@@ -51,7 +48,11 @@ def split(
 
 def files(xml: str | None) -> set[str]:
     """Return the files that the disks of a domain have."""
-    disks = read(xml).get("disks", ()) if xml else ()
+    if not xml:
+        return set()
+    from ...virt.reader import read  # compiled on the host, so only where it is needed
+
+    disks = read(xml).get("disks", ())
     return {disk["file"] for disk in disks if disk.get("file")}
 
 
@@ -59,7 +60,11 @@ def with_disk(
     seeds: Seeds, keys: Mapping[str, Any], disk: Mapping[str, Any] | None, xml: str | None
 ) -> dict[str, Any]:
     """Return the keys of a domain with the seed's disk behind the others, which are as they are."""
-    there = keys["disks"] if "disks" in keys else (read(xml).get("disks") if xml else None)
+    there = keys.get("disks")
+    if "disks" not in keys and xml:
+        from ...virt.reader import read
+
+        there = read(xml).get("disks")
     rest, _ = split(seeds, there or ())
     whole = [*rest, disk] if disk is not None else rest
     return {**keys, "disks": whole or None}
@@ -95,6 +100,10 @@ def _macs(stated: Mapping[str, Any], seen: Observed | None, fleet: str) -> list[
     nics = stated.get("nics")
     if nics is None:
         return None
+    from ...virt.nic import NICS
+    from ...virt.patcher import nic_macs
+    from ...virt.reader import domain_tree
+
     there = [] if seen is None else NICS.found(domain_tree(seen.detail.inactive))
     return nic_macs(nics, there, str(stated["name"]), fleet)
 

@@ -65,6 +65,7 @@ class Host(Driver):
         names = ("web01", "web02", "other")
         guests = [{"name": name, "state": "absent", "remove_disks": True} for name in names]
         self.run(*guests)
+        self.forget()
 
 
 @pytest.fixture
