@@ -89,6 +89,9 @@ class Machine:
     def __init__(self, kvm: Kvm, config: MachineConfig, sink: Callable[[bytes], None]) -> None:
         if _ARCHITECTURE != "x86_64":
             raise HostError(f"the helper runs x86-64 guests only, this host is {_ARCHITECTURE}")
+        images = [config.kernel, *([config.initrd] if config.initrd is not None else [])]
+        for image in images:
+            image.check_whole()
         loader = loader_for(config.kernel)
         cmdline = encode_cmdline(config.cmdline)
         loader.check(config.memory, cmdline, config.initrd)
@@ -110,9 +113,8 @@ class Machine:
             self.vm.add_memory(self.memory)
             self.vm.create_platform()
             entry = loader.load(self.memory, cmdline, config.initrd)
-            for image in (config.kernel, config.initrd):
-                if image is not None:
-                    image.forget()
+            for image in images:
+                image.forget()
             self.power = pc.PowerManagement(lambda level: self.vm.irq_line(SCI_IRQ, level))
             self.serial = Serial(sink, lambda level: self.vm.irq_line(COM1_IRQ, level))
             self._add_devices()

@@ -35,6 +35,17 @@ class Image(NamedTuple):
     name: str
     content: bytes | mmap.mmap
 
+    def check_whole(self) -> None:
+        """Raise InputFileError where the file was cut short after it was opened.
+
+        What is mapped behind a file's end cannot be read: that is SIGBUS (mmap(2)).
+        """
+        if isinstance(self.content, mmap.mmap) and self.content.size() < len(self.content):
+            raise InputFileError(
+                f"{self.name} was cut short while its guest ran: expected {len(self.content)}"
+                f" bytes, found {self.content.size()}"
+            )
+
     def forget(self) -> None:
         """Let the pages go that were read; they come back from the file when they are needed."""
         if isinstance(self.content, mmap.mmap):

@@ -5,12 +5,13 @@
 `on_host.py prepare`, then `on_host.py SIDE WHAT` with SIDE helper or qemu prints figures: `boot`
 is milliseconds from the start of the process to the guest's first process, `memory` the MiB of PSS
 beyond the guest's own memory, and words such as random=5 are what guest.c does, slowly_send=5 with
-a network without vhost-net.
+a network without vhost-net. `on_host.py exits` prints the helper's exits up to the first process.
 """
 
 from __future__ import annotations
 
 import importlib
+import json
 import lzma
 import os
 import re
@@ -201,6 +202,35 @@ def works(command: list[str]) -> list[float]:
     return [float(figure) for figure in figures]
 
 
+def exits() -> dict[str, dict[str, int]]:
+    """Return the helper's exits until the guest's first process says that it runs, by kind."""
+    package = "virtfleet.kvm"
+    builder, loader, runner, device = (
+        importlib.import_module(f"{package}.{name}")
+        for name in ("builder", "loader", "runner", "device")
+    )
+    said, found = bytearray(), {}
+
+    def sink(data: bytes) -> None:
+        said.extend(data)
+        if not found and b"Linux is up" in said:
+            found["reason"] = dict(run.counts())
+            found["port"] = {f"{port:#x}": n for port, n in machine.bus.port_exits.copy().items()}
+            found["mmio"] = {f"{at:#x}": n for at, n in machine.bus.mmio_exits.copy().items()}
+
+    config = builder.MachineConfig(
+        kernel=loader.read_image(linux.kernel_of(os.uname().release)),
+        initrd=loader.read_image(str(HERE / "boot.img")),
+        memory=MEMORY,
+        cmdline=QUIET,
+    )
+    with device.Kvm() as kvm, builder.Machine(kvm, config, sink) as machine:
+        run = runner.Runner(machine)
+        outcome = run.run(120.0)
+    assert found, f"{outcome}: {said[-2000:].decode(errors='replace')}"
+    return found
+
+
 def measure(side: str, what: str) -> list[float]:
     """Return the figures that were asked for."""
     command = {"helper": helper, "qemu": qemu}[side]
@@ -219,5 +249,7 @@ def measure(side: str, what: str) -> list[float]:
 if __name__ == "__main__":
     if sys.argv[1] == "prepare":
         prepare()
+    elif sys.argv[1] == "exits":
+        sys.stdout.write(json.dumps(exits()))
     else:
         sys.stdout.write(" ".join(map(str, measure(sys.argv[1], " ".join(sys.argv[2:])))) + "\n")

@@ -15,6 +15,7 @@ from typing import Any
 
 import pytest
 from ansible.module_utils.kvm import control
+from ansible.module_utils.kvm.errors import EXIT_INPUT
 from declared import MIB, Guest
 
 pytestmark = [
@@ -224,6 +225,24 @@ def test_many_resets_leave_nothing_behind(flat, eventually):
     assert len(os.listdir(f"/proc/{served.pid}/task")) < 6
     guest.ask(op="stop")
     assert served.end() == (0, "")
+
+
+@pytest.mark.parametrize("left", [0, 1])
+def test_a_kernel_that_is_cut_short_in_place_ends_its_guest_at_the_next_reset(
+    flat, eventually, public_folder, left
+):
+    guest = flat("flood", log_max_size=MIB)
+    served = guest.start()
+    eventually(lambda: len(guest.log()) > 100)
+    kernel = public_folder / "flood.img"
+    size = os.path.getsize(kernel)
+    os.truncate(kernel, left)
+    guest.ask(op="reset")
+    status, said = served.end()
+    assert status == EXIT_INPUT
+    assert said.endswith(
+        f"{kernel} was cut short while its guest ran: expected {size} bytes, found {left}\n"
+    )
 
 
 # Standing still.
