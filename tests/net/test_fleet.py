@@ -240,6 +240,7 @@ def test_a_fenced_host_that_comes_back_with_its_guests_is_told_and_nothing_is_st
     assert running == {name: h.out("pgrep -fc [k]vm-helper") for name, h in bare.hosts.items()}
 
 
+@fault
 def test_a_guest_with_another_name_is_the_same_one_wherever_it_is(bare: Site) -> None:
     hosts = planned(bare.run(GUESTS))["hosts"]
     before = bare.everywhere()
