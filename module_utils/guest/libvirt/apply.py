@@ -5,6 +5,7 @@
 from __future__ import annotations
 
 import os
+from collections import Counter
 from contextlib import suppress
 from dataclasses import replace
 from threading import Lock
@@ -70,7 +71,7 @@ class Applier:
 
         note("stop", power.stop(names("stop")))
         note("adopt", each(names("adopt"), self._adopt))
-        note("create", each(names("create"), lambda n: self._create(n, specs[n]), AT_ONCE))
+        note("create", self._create_all(names("create"), specs))
         note("update", self._update(by_kind.get("update", ()), specs))
         note("replace", each(names("replace"), lambda name: self._renew(name, specs[name])))
         files = {action.name: files_of_action(action) for action in by_kind.get("delete", ())}
@@ -134,6 +135,22 @@ class Applier:
     def _written(self, name: str, spec: Mapping[str, Any], mark: Mark) -> str:
         keys = self._keys(spec)
         return write(keys, name, self.engine.machines().of(keys), fleet=self.fleet, mark=mark)
+
+    def _create_all(self, names: Sequence[str], specs: Specs) -> Failures:
+        """Make guests several at once, those that share an image one after the other.
+
+        The first of them makes it, owns it, and the next finds it there.
+        """
+        files = {name: {image.file for image in images_of(specs[name], None)} for name in names}
+        users = Counter(file for own in files.values() for file in own)
+        sharing = [name for name in names if any(users[file] > 1 for file in files[name])]
+        alone = [name for name in names if name not in sharing]
+
+        def create(name: str) -> None:
+            self._create(name, specs[name])
+
+        each = self.connection.each
+        return {**each(sharing, create), **each(alone, create, AT_ONCE)}
 
     def _create(self, name: str, spec: Mapping[str, Any]) -> None:
         """Define a domain and make its images.

@@ -10,6 +10,8 @@ from __future__ import annotations
 import json
 import os
 import subprocess
+import threading
+import time
 
 import pytest
 from ansible.module_utils.converge.errors import ApplyError, InputError
@@ -338,3 +340,32 @@ def test_what_no_disk_can_be_made_from_is_told(host, golden):
     with pytest.raises(InputError, match=r"an image's name, or an absolute path"):
         host.run(host.guest("2GiB", image="../x"))
     assert host.domains() == []
+
+
+def test_guests_are_made_side_by_side_but_those_that_share_an_image(host, monkeypatch):
+    """The first of those makes the image and owns it, however long it takes."""
+    running, most = set(), []
+    lock = threading.Lock()
+
+    def slow(image):
+        with lock:
+            running.add(image.file)
+            most.append(len(running))
+        time.sleep(0.2)
+        create(image)
+        with lock:
+            running.discard(image.file)
+
+    monkeypatch.setattr(apply_module, "create", slow)
+    shared = {"target": "vdb", "file": host.file("both.img"), "size": "1MiB", "format": "raw"}
+    guests = [host.guest("1MiB", name=name) for name in ("one", "two", "three", "four")]
+    for guest in guests[:2]:
+        guest["disks"].append({**shared, "shareable": True})
+    host.run(*guests)
+    assert max(most) > 1
+    assert not host.run(*guests)["changed"]
+    owners = [name for name in ("one", "two") if "both.img" in host.xml(name).split("<os>")[0]]
+    assert owners == ["one"]
+    gone = [{"name": name, "state": "absent", "remove_disks": True} for name in ("one", "two")]
+    host.run(*gone)
+    assert sorted(os.listdir(host.folder)) == ["both.img", "four.img", "three.img"]
