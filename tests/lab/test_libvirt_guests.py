@@ -141,6 +141,7 @@ def test_what_can_be_live_is_live_and_stays(ansible: Ansible, done: Run, hosts: 
                 assert text in xml, (text, inactive)
 
 
+@pytest.mark.one_of("a guest of libvirt")
 def test_the_rest_waits_for_a_start_anew(ansible: Ansible, done: Run, some: Host) -> None:
     del done
     specs = [{**WEB, "memory": "320MiB", "disks": [GROWN]}, LEGACY, SLOW]

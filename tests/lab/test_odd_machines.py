@@ -11,6 +11,8 @@ from playing import Ansible, Run
 from validating import disagreements
 from virtlab.lab import DESCRIPTIONS, Lab
 
+pytestmark = pytest.mark.module_of("the lab")
+
 
 @pytest.fixture(scope="module")
 def odd() -> Iterator[Lab]:
