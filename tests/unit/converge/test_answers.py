@@ -138,7 +138,9 @@ def _code(place: Path) -> str:
 
 
 def _packed(folder: Path, archive: Path) -> Path:
+    """Return a zip file as Ansible makes one, with what names the place of this very run in it."""
     with zipfile.ZipFile(archive, "w") as packed:
+        packed.writestr("sitecustomize.py", f"# {archive}")
         for file in sorted(folder.rglob("*.py")):
             packed.write(file, str(file.relative_to(folder)))
     return archive
