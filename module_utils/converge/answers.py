@@ -62,8 +62,12 @@ class Answers:
         text = self._kept.get(key)
         if text is None:
             return None
+        try:
+            answer = json.loads(text)
+        except ValueError:  # a disk that lost some of the file
+            return None
         self._used[key] = text
-        return json.loads(text)
+        return answer
 
     def keep(self, answer: Any, *question: Any) -> None:
         """Keep an answer, which is plain values and not None, and holds no secret."""

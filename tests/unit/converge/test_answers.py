@@ -89,6 +89,14 @@ def test_a_damaged_file_counts_as_none(path: str, content: bytes) -> None:
     assert Answers(path).find("q") == ANSWER
 
 
+def test_an_answer_that_is_cut_off_counts_as_unknown(path: str) -> None:
+    _kept(path, "q")
+    _kept(path, "r")
+    os.truncate(path, os.path.getsize(path) - 10)
+    there = Answers(path)
+    assert sorted(str(there.find(question)) for question in "qr") == ["None", str(ANSWER)]
+
+
 def test_nothing_new_leaves_the_file_alone(path: str) -> None:
     _kept(path, "q")
     before = os.stat(path)
