@@ -14,38 +14,46 @@ import os
 import zipfile
 from contextlib import suppress
 from hashlib import sha256
-from typing import Any
+from typing import Any, Collection
 
 LIMIT = 4 << 20  # bytes of the file: what a host with 2,000 guests asks
 
 
-def code() -> str:
-    """Return what tells this package's code from any other, empty where that is not known."""
+def code(rooms: Collection[str]) -> str:
+    """Return what tells the code in these packages beside ours, and files, from any other."""
+
+    def ours(path: str) -> bool:
+        return path.partition("/")[0].partition(".")[0] in rooms and path.endswith(".py")
+
     archive = getattr(globals().get("__loader__"), "archive", None)
     if archive is not None:  # a module on a host, run from Ansible's zip file
-        place = "/".join(__name__.split(".")[:-2])  # beside it is what differs from run to run
+        start = len("/".join(__name__.split(".")[:-2])) + 1
         with zipfile.ZipFile(archive) as packed:
-            ours = (one for one in packed.infolist() if one.filename.startswith(place))
-            return repr(sorted((one.filename, one.CRC) for one in ours))
+            files = [one for one in packed.infolist() if ours(one.filename[start:])]
+        return repr(sorted((one.filename, one.file_size, one.CRC) for one in files))
     found = []
-    for folder, _, names in os.walk(os.path.dirname(os.path.dirname(os.path.abspath(__file__)))):
-        for name in names:
-            if name.endswith(".py"):
-                state = os.stat(os.path.join(folder, name))
-                found.append((folder, name, state.st_mtime_ns, state.st_size))
+    place = os.path.dirname(os.path.dirname(os.path.abspath(__file__)))
+    for folder, _, names in os.walk(place):
+        for path in (os.path.join(folder, name) for name in names):
+            if ours(os.path.relpath(path, place)):
+                state = os.stat(path)
+                found.append((path, state.st_size, state.st_mtime_ns))
     return repr(sorted(found))
 
 
 class Answers:
-    """The answers in a file, none at all without one; those that are new are kept by `save`."""
+    """The answers in a file, none at all without one; those that are new are kept by `save`.
 
-    def __init__(self, path: str | None = None) -> None:
+    ``rooms`` are the packages and files beside ours that they can depend on.
+    """
+
+    def __init__(self, path: str | None = None, rooms: Collection[str] = ()) -> None:
         self.path = path
         self._kept: dict[str, str] = {}
         self._used: dict[str, str] = {}
         self._new = False
         if path is not None:
-            self._code = sha256(code().encode()).hexdigest()
+            self._code = sha256(code(rooms).encode()).hexdigest()
             self._read(path)
 
     def _read(self, path: str) -> None:

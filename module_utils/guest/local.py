@@ -23,6 +23,7 @@ if TYPE_CHECKING:
     from .ioctl.engine import IoctlEngine
     from .ioctl.supervised import Run
 
+_ROOMS = ("converge", "guest", "seed", "units", "virt")
 _LINE = 1024  # bytes that a line of a console may take in the mean
 _DEFAULT_STOP_TIMEOUT = 30.0
 
@@ -156,7 +157,7 @@ def converge_guests(options: Mapping[str, Any], run: Run, check_mode: bool) -> d
 
 def _answers(layout: Layout) -> Answers:
     """Return what was found out about this host's domains before."""
-    return Answers(os.path.join(layout.cache, "answers"))
+    return Answers(os.path.join(layout.cache, "answers"), _ROOMS)
 
 
 def _remembering(

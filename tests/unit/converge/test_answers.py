@@ -69,7 +69,7 @@ def test_what_is_found_is_the_askers_own(path: str) -> None:
 
 def test_other_code_has_no_answers(path: str, monkeypatch: pytest.MonkeyPatch) -> None:
     _kept(path, "q")
-    monkeypatch.setattr(answers, "code", lambda: "another")
+    monkeypatch.setattr(answers, "code", lambda rooms: f"another {rooms}")
     assert Answers(path).find("q") is None
 
 
@@ -136,7 +136,7 @@ ASK = """
 import sys
 sys.path.insert(0, sys.argv[1])
 from rooms.converge.answers import code
-print(code())
+print(code({"converge", "virt", "units"}))
 """
 
 
@@ -159,7 +159,7 @@ def test_any_changed_file_is_other_code(tmp_path: Path, zipped: bool) -> None:
     rooms = tmp_path / "tree" / "rooms"
     (rooms / "converge").mkdir(parents=True)
     (rooms / "virt").mkdir()
-    for file in ("__init__.py", "converge/__init__.py", "virt/disk.py"):
+    for file in ("__init__.py", "converge/__init__.py", "virt/disk.py", "units.py", "quiet.py"):
         (rooms / file).write_text("")
     shutil.copy(answers.__file__, rooms / "converge" / "answers.py")
 
@@ -170,5 +170,9 @@ def test_any_changed_file_is_other_code(tmp_path: Path, zipped: bool) -> None:
     first = code(1)
     assert first.count("disk.py") == 1
     assert code(2) == first
+    (rooms / "quiet.py").write_text("LOUD = 1\n")  # what the answers do not depend on
+    assert code(3) == first
+    (rooms / "units.py").write_text("MIB = 1\n")
+    second = code(4)
     (rooms / "virt" / "disk.py").write_text("BUS = 1\n")
-    assert code(3) != first
+    assert len({first, second, code(5)}) == 3

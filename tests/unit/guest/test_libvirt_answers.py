@@ -10,7 +10,7 @@ import sys
 from pathlib import Path
 
 import pytest
-from ansible.module_utils.guest.local import converge_guests
+from ansible.module_utils.guest.local import converge_guests, look_at_guests
 from ansible.module_utils.virt import check, patcher, reader
 
 libvirt = pytest.importorskip("libvirt", reason="the binding is built for the controller's Python")
@@ -144,6 +144,16 @@ def test_check_mode_asks_and_writes_nothing(host, worked_out):
     assert not converge(check_mode=True)["changed"]
     assert worked_out == []
     assert answers(host).stat() == before
+
+
+def test_a_look_asks_what_a_run_found_out(host, worked_out):
+    converge_guests(_options(host), lambda *_: None, False)
+    look = {"engines": ["libvirt"], "uri": URI, "names": [], "console_lines": 0, "brief": True}
+    worked_out.clear()
+    found = look_at_guests({**look, "root": str(host.layout.root)}, lambda *_: None)
+    (guest,) = [one for one in found["guests"] if one["name"] == "web"]
+    assert (guest["vcpus"], guest["memory"], guest["owned"]) == (2, "2GiB", True)
+    assert worked_out == []
 
 
 UNCHANGED = """
