@@ -209,7 +209,8 @@ def exits() -> dict[str, dict[str, int]]:
         importlib.import_module(f"{package}.{name}")
         for name in ("builder", "loader", "runner", "device")
     )
-    said, found = bytearray(), {}
+    said = bytearray()
+    found: dict[str, dict[str, int]] = {}
 
     def sink(data: bytes) -> None:
         said.extend(data)
