@@ -14,8 +14,9 @@ from .mark import Mark, put_mark
 from .patcher import patch_root
 
 _SKELETON = "<domain>\n  <name/>\n  <vcpu placement='static'>1</vcpu>\n</domain>\n"
-_MERGED = ("features", "cpu")  # groups whose defaults hold beside what was stated in them
+_MERGED = ("features", "cpu", "clock")  # whose defaults hold beside what was stated in them
 _X86 = ("x86_64", "i686")
+_PC = re.compile(r"pc|q35|pc-(?:q35|i440fx)-.*")
 # PCI Express has a port for each device: those that a guest shall take while it runs need one too.
 _PCIE = re.compile(r"(?:pc-)?q35(?:-.*)?|virt(?:-[0-9].*)?")
 _PORTS = 14
@@ -45,9 +46,14 @@ class Capabilities:
     families: Mapping[str, str] = field(default_factory=dict)
 
 
-def _of_the_machine(stated: Mapping[str, Any], arch: str, accel: str) -> dict[str, Any]:
-    """Return the defaults that depend on the architecture and the accelerator."""
+def _of_the_machine(
+    stated: Mapping[str, Any], machine: str, arch: str, accel: str
+) -> dict[str, Any]:
+    """Return the defaults that depend on the machine, its architecture and the accelerator."""
     found: dict[str, Any] = {}
+    if arch in _X86 and _PC.fullmatch(machine):
+        # QEMU's HPET goes on ticking after Linux has left it: 250 times a second for nothing.
+        found["clock"] = {"timers": {"hpet": {"present": False}}}
     if arch in _X86:
         found["features"] = {"acpi": True, "apic": True}
     elif (stated.get("firmware") or {}).get("type") == "uefi":
@@ -63,6 +69,15 @@ def _of_the_machine(stated: Mapping[str, Any], arch: str, accel: str) -> dict[st
     return found
 
 
+def _over(below: Mapping[str, Any], stated: Mapping[str, Any]) -> dict[str, Any]:
+    """Return a group with what was stated of it over its defaults."""
+    whole = {**below, **stated}
+    for key, value in stated.items():
+        if isinstance(value, Mapping) and isinstance(below.get(key), Mapping):
+            whole[key] = _over(below[key], value)
+    return whole
+
+
 def complete(stated: Mapping[str, Any], host: Capabilities) -> dict[str, Any]:
     """Return the whole spec of a new domain: what was stated, over the defaults."""
     arch = stated.get("arch") or host.arch
@@ -70,15 +85,15 @@ def complete(stated: Mapping[str, Any], host: Capabilities) -> dict[str, Any]:
     whole: dict[str, Any] = {"arch": arch, "accel": accel, "machine": host.machine, **DEFAULTS}
     if host.emulator is not None:
         whole["emulator"] = host.emulator
-    whole.update(_of_the_machine(stated, arch, accel))
+    machine = str(stated.get("machine") or host.machine)
+    whole.update(_of_the_machine(stated, machine, arch, accel))
     for key, value in stated.items():
         below = whole.get(key)
         if key in _MERGED and isinstance(below, Mapping) and isinstance(value, Mapping):
-            whole[key] = {**below, **value}
+            whole[key] = _over(below, value)
         else:
             whole[key] = value
-    machine = whole["machine"]
-    whole["machine"] = host.families.get(machine, machine)
+    whole["machine"] = host.families.get(whole["machine"], whole["machine"])
     return whole
 
 

@@ -78,6 +78,7 @@ def test_a_sound_guest_where_nothing_is_stated(host, valid):
         "machine": "pc-q35-7.2",
         "emulator": "/usr/bin/qemu-system-x86_64",
         "features": {"acpi": True, "apic": True},
+        "clock": {"offset": "utc", "timers": {"hpet": {"present": False}}},
         "serials": [{"type": "pty"}],
         "channels": [{"name": "org.qemu.guest_agent.0", "type": "unix"}],
         "memballoon": {"model": "virtio"},
@@ -162,7 +163,7 @@ def test_elements_stand_where_libvirt_has_them(host):
     stated = {"title": "t", "rng": {}, "disks": [{"target": "vda", "file": "/x", "boot": 1}]}
     root = Document(write(stated, "web01", host)).root
     assert [child.tag for child in root] == [
-        *("name", "uuid", "title", "memory", "vcpu", "os", "features", "cpu", "devices")
+        *("name", "uuid", "title", "memory", "vcpu", "os", "features", "cpu", "clock", "devices")
     ]
     assert [child.tag for child in root.find("devices") if child.tag != "controller"] == [
         *("emulator", "disk", "serial", "channel", "memballoon", "rng")
@@ -176,3 +177,32 @@ def test_a_machine_with_pci_express_has_room_for_what_comes_later(machine, ports
     root = Document(write({}, "a", Capabilities(machine))).root
     models = [one.get("model") for one in root.findall("devices/controller")]
     assert models == (["pcie-root", *["pcie-root-port"] * ports] if ports else [])
+
+
+NO_HPET = {"hpet": {"present": False}}
+
+
+@pytest.mark.parametrize(
+    ("stated", "clock"),
+    [
+        ({}, {"offset": "utc", "timers": NO_HPET}),
+        ({"machine": "pc-i440fx-7.2"}, {"offset": "utc", "timers": NO_HPET}),
+        ({"accel": "tcg"}, {"offset": "utc", "timers": NO_HPET}),
+        ({"clock": {"offset": "localtime"}}, {"offset": "localtime", "timers": NO_HPET}),
+        (
+            {"clock": {"timers": {"rtc": {"tickpolicy": "catchup"}}}},
+            {"offset": "utc", "timers": {"rtc": {"tickpolicy": "catchup"}, **NO_HPET}},
+        ),
+        (
+            {"clock": {"timers": {"hpet": {"present": True}}}},
+            {"offset": "utc", "timers": {"hpet": {"present": True}}},
+        ),
+        ({"clock": None}, None),
+        ({"machine": "microvm"}, None),
+        ({"arch": "aarch64", "machine": "virt"}, None),
+    ],
+)
+def test_a_pc_has_no_hpet_but_where_it_is_asked_for(host, valid, stated, clock):
+    xml = write(stated, "web01", host)
+    valid(xml)
+    assert read(xml).get("clock") == clock
