@@ -51,11 +51,11 @@ def _of_the_machine(
 ) -> dict[str, Any]:
     """Return the defaults that depend on the machine, its architecture and the accelerator."""
     found: dict[str, Any] = {}
-    if arch in _X86 and _PC.fullmatch(machine):
-        # QEMU's HPET goes on ticking after Linux has left it: 250 times a second for nothing.
-        found["clock"] = {"timers": {"hpet": {"present": False}}}
     if arch in _X86:
         found["features"] = {"acpi": True, "apic": True}
+        if _PC.fullmatch(machine):
+            # QEMU's HPET goes on ticking after Linux has left it: 250 times a second for nothing.
+            found["clock"] = {"timers": {"hpet": {"present": False}}}
     elif (stated.get("firmware") or {}).get("type") == "uefi":
         found["features"] = {"acpi": True}  # elsewhere QEMU has ACPI tables with UEFI alone
     if accel == "tcg":

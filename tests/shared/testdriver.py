@@ -23,6 +23,13 @@ if TYPE_CHECKING:
 
 URI = "test:///default"
 OWN = "test"  # the domain that the driver brings along
+GUEST: dict[str, Any] = {
+    "name": "web",
+    "memory": "512MiB",
+    "vcpus": 2,
+    "disks": [{"target": "vda", "file": "/images/web.qcow2", "format": "qcow2"}],
+    "nics": [{"network": "default"}],
+}
 
 
 class Driver:

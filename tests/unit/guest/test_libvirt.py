@@ -21,16 +21,7 @@ from ansible.module_utils.virt.patcher import differences
 
 libvirt = pytest.importorskip("libvirt", reason="the binding is built for the controller's Python")
 
-from testdriver import URI, Driver  # noqa: E402  (it needs the binding)
-
-GUEST = {
-    "name": "web",
-    "memory": "512MiB",
-    "vcpus": 2,
-    "disks": [{"target": "vda", "file": "/images/web.qcow2", "format": "qcow2"}],
-    "nics": [{"network": "default"}],
-}
-
+from testdriver import GUEST, URI, Driver  # noqa: E402  (it needs the binding)
 
 LOOK = {"engines": ["libvirt"], "uri": URI, "names": [], "console_lines": 0, "status": False}
 LOOK["brief"] = False

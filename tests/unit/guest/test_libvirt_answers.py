@@ -10,22 +10,17 @@ import sys
 from pathlib import Path
 
 import pytest
+from ansible.module_utils.converge.errors import InputError
 from ansible.module_utils.guest.local import converge_guests, look_at_guests
 from ansible.module_utils.virt import check, patcher, reader
 
 libvirt = pytest.importorskip("libvirt", reason="the binding is built for the controller's Python")
 
-from testdriver import URI, Driver  # noqa: E402  (it needs the binding)
+from testdriver import GUEST, URI, Driver  # noqa: E402  (it needs the binding)
 
-GUEST = {
-    "name": "web",
-    "memory": "2048MiB",
-    "vcpus": 2,
-    "disks": [{"target": "vda", "file": "/images/web.qcow2", "format": "qcow2"}],
-    "nics": [{"network": "default"}],
-}
-SECRET = "Xy7-rare"  # noqa: S105  (of a guest that is never started)
-SHOWN = {"graphics": [{"type": "vnc", "listen": "127.0.0.1", "password": SECRET}]}
+GUEST = {**GUEST, "memory": "2048MiB"}  # which is 2GiB
+WORD = "Xy7-rare"
+SHOWN = {"graphics": [{"type": "vnc", "listen": "127.0.0.1", "password": WORD}]}
 
 
 @pytest.fixture
@@ -106,15 +101,15 @@ def test_a_password_is_not_written_down(host):
     guest = {**GUEST, **SHOWN}
     host.run(guest)
     assert not host.run(guest)["changed"]
-    assert SECRET in host.handle.lookupByName("web").XMLDesc(libvirt.VIR_DOMAIN_XML_SECURE)
+    assert WORD in host.handle.lookupByName("web").XMLDesc(libvirt.VIR_DOMAIN_XML_SECURE)
     assert b"vnc" in answers(host).read_bytes()
-    assert SECRET.encode() not in answers(host).read_bytes()
+    assert WORD.encode() not in answers(host).read_bytes()
 
 
 def test_what_is_wrong_is_told_every_time(host):
     wrong = {**GUEST, "memory": "much"}
     for _ in range(2):
-        with pytest.raises(Exception, match=r"guests\[0\]\.memory: expected"):
+        with pytest.raises(InputError, match=r"guests\[0\]\.memory: expected"):
             host.run(wrong)
 
 
