@@ -75,6 +75,30 @@ options:
         description:
           - The NUMA node that they shall be on. Without it they are spread over the machine.
         type: int
+  virtual_functions:
+    description:
+      - Virtual functions of PCI devices (SR-IOV), made now and by a rule of udev at every boot.
+      - A device takes another number only while it has none. Where guests hold some of them, that
+        waits for a reboot and is told under RV(pending).
+    type: list
+    elements: dict
+    default: []
+    suboptions:
+      device:
+        description:
+          - The PCI address of the device, or the name of its network interface.
+        type: str
+        required: true
+      count:
+        description:
+          - How many functions there shall be.
+        type: int
+        required: true
+      probe:
+        description:
+          - Whether the host's own drivers take functions that come. V(false) keeps them for
+            guests. Not stated, it stays as it is.
+        type: bool
   ksm:
     description:
       - Kernel samepage merging.
@@ -171,6 +195,10 @@ EXAMPLES = r"""
       - size: 2MiB
         count: 512
         node: 0
+    virtual_functions:
+      - device: enp65s0f0
+        count: 8
+        probe: false
     ksm:
       run: true
       sleep: 20ms
@@ -284,6 +312,16 @@ def main() -> None:
                     "size": {"type": "str", "required": True},
                     "count": {"type": "int", "required": True},
                     "node": {"type": "int"},
+                },
+            },
+            "virtual_functions": {
+                "type": "list",
+                "elements": "dict",
+                "default": [],
+                "options": {
+                    "device": {"type": "str", "required": True},
+                    "count": {"type": "int", "required": True},
+                    "probe": {"type": "bool"},
                 },
             },
             "ksm": {

@@ -27,6 +27,7 @@ from . import (
     setting,
     sysctl,
     tuning,
+    virtual_functions,
 )
 from .operation import Executor, Run, Runner, Step
 from .options import Options, resolve
@@ -43,6 +44,7 @@ _FILES = (
     sysctl.FILE,
     TMPFILES,
     device_access.FILE,
+    virtual_functions.FILE,
     bootloader.GRUB_FILE,
 )
 
@@ -60,6 +62,7 @@ class Observed:
     huge: hugepages.Observed
     tuning: tuning.Observed
     device: device_access.Observed
+    functions: virtual_functions.Observed
 
 
 @dataclass(frozen=True)
@@ -108,6 +111,10 @@ class Host:
         modules = kernel_modules.read(self.root)
         options = resolve(Options() if absent else stated, modules, problems)
         observed = self._observe(options, modules)
+        functions = virtual_functions.resolve(
+            options.virtual_functions, observed.functions, problems
+        )
+        options = replace(options, virtual_functions=tuple(functions))
         loads = kernel_modules.plan(options.modules, modules, self.name)
         if absent:
             wanted = remember.restored(observed.record, observed.options)
@@ -136,6 +143,7 @@ class Host:
             huge=hugepages.read(self.root),
             tuning=tuning.read(self.root),
             device=device_access.read(self.root, files[device_access.FILE]),
+            functions=virtual_functions.read(self.root),
         )
 
     @staticmethod
@@ -144,6 +152,7 @@ class Host:
             *sysctl.settings(options.sysctl, kernel_modules.loading(loads)),
             *hugepages.settings(options.hugepages),
             *tuning.settings(options.ksm, options.thp, options.governor, observed.tuning),
+            *virtual_functions.settings(options.virtual_functions),
         ]
 
     def _check(
@@ -220,14 +229,18 @@ class Host:
         can, told = tuning.withhold(
             list(wanted), live, options.governor, observed.tuning, self.name
         )
-        return join((setting.plan(can, live, observed.record.refused, self.name), told))
+        can, held = virtual_functions.withhold(can, live, observed.functions, self.name)
+        planned = setting.plan(can, live, observed.record.refused, self.name)
+        return join((planned, told, held))
 
     @staticmethod
     def _files(
         options: Options, observed: Observed, wanted: Sequence[Setting]
     ) -> dict[str, str | None]:
         keys = [item for item in wanted if item.object.startswith("sysctl/")]
-        others = [item for item in wanted if item not in keys]
+        # Functions come with their device's driver, at whatever time that is.
+        elsewhere = (*keys, *virtual_functions.settings(options.virtual_functions))
+        others = [item for item in wanted if item not in elsewhere]
         others += tuning.at_boot(options.governor)
         rule = device_access.lines(options.device, observed.device)
         return {
@@ -236,6 +249,9 @@ class Host:
             sysctl.FILE: own_files.content(sysctl.lines(keys)),
             TMPFILES: own_files.content(setting.boot_lines(others)),
             device_access.FILE: own_files.content(rule),
+            virtual_functions.FILE: own_files.content(
+                virtual_functions.lines(options.virtual_functions)
+            ),
         }
 
     def apply(self, planned: Planned) -> tuple[Pending, ...]:
@@ -292,9 +308,9 @@ class Host:
 def _with_reload(steps: list[Step], *, udev: bool) -> list[Step]:
     """Let udev read its rules again as soon as ours differs: the module may be loaded next."""
     reload = (Run(("udevadm", "control", "--reload")),) if udev else ()
-    rule = f"file{device_access.FILE}"
+    rules = [f"file{path}" for path in (device_access.FILE, virtual_functions.FILE)]
     return [
-        replace(step, operations=step.operations + reload) if step.action.object == rule else step
+        replace(step, operations=step.operations + reload) if step.action.object in rules else step
         for step in steps
     ]
 
@@ -303,9 +319,11 @@ def _later(observed: Observed, loads: Outcome, loaded: Outcome, now: Outcome) ->
     """Return the files whose content counts only at the next boot."""
     if not observed.running:
         return list(_FILES)
+    held = [p for p in now.pending if p.object.startswith(f"{virtual_functions.OBJECT}/")]
     waiting = (
         (kernel_modules.FILE, loads.pending or loads.blocked),
         (module_options.FILE, loaded.pending),
-        (TMPFILES, [p for p in now.pending if p.kind != NOT_AVAILABLE]),
+        (virtual_functions.FILE, held),
+        (TMPFILES, [p for p in now.pending if p not in held and p.kind != NOT_AVAILABLE]),
     )
     return [path for path, why in waiting if why]

@@ -8,11 +8,21 @@ from dataclasses import dataclass, field, replace
 from typing import TYPE_CHECKING, Any, Mapping
 
 from ..converge.errors import InputError, Problem
-from . import cmdline, device_access, hugepages, kernel_modules, module_options, sysctl, tuning
+from . import (
+    cmdline,
+    device_access,
+    hugepages,
+    kernel_modules,
+    module_options,
+    sysctl,
+    tuning,
+    virtual_functions,
+)
 
 if TYPE_CHECKING:
     from .device_access import Access
     from .hugepages import Pool
+    from .virtual_functions import Functions
 
 
 @dataclass(frozen=True)
@@ -24,6 +34,7 @@ class Options:
     cmdline: tuple[str, ...] = ()
     sysctl: Mapping[str, Any] = field(default_factory=dict)
     hugepages: tuple[Pool, ...] = ()
+    virtual_functions: tuple[Functions, ...] = ()
     ksm: Mapping[str, Any] = field(default_factory=dict)
     thp: Mapping[str, Any] = field(default_factory=dict)
     governor: str | None = None
@@ -43,6 +54,7 @@ def parse(stated: Mapping[str, Any]) -> Options:
     problems += cmdline.check(arguments)
     problems += sysctl.check(settings)
     pools = hugepages.parse(stated.get("hugepages") or [], problems)
+    functions = virtual_functions.parse(stated.get("virtual_functions") or [], problems)
     problems += tuning.check(ksm, thp, governor)
     problems += [] if device is None else device_access.check(device)
     if problems:
@@ -53,6 +65,7 @@ def parse(stated: Mapping[str, Any]) -> Options:
         cmdline=tuple(arguments),
         sysctl=settings,
         hugepages=tuple(pools),
+        virtual_functions=tuple(functions),
         ksm=ksm,
         thp=thp,
         governor=governor,

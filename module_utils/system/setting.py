@@ -21,6 +21,7 @@ PLAIN = "plain"  # as it was written, but for white space
 CHOICE = "choice"  # the chosen one stands in brackets: always [madvise] never
 RUN = "run"  # ksm/run: 1 is on; 0 and 2 (stopped and unmerged) are off
 PARAMETER = "parameter"  # a module's: booleans read Y or N, numbers may be hexadecimal
+VIRTUAL_FUNCTIONS = "/sriov_numvfs"  # how such a file's path ends
 _CHOSEN = re.compile(r"\[([\w+-]+)\]")
 
 
@@ -134,7 +135,14 @@ def _step(
         reason=f"{', '.join(setting.key for setting in found)} differs",
         changes=tuple(Change(s.key, live.get(s.path), s.value) for s in found),
     )
-    return Step(action, tuple(Put(setting.path, setting.value) for setting in found))
+    return Step(action, tuple(put for s in found for put in _puts(s, live.get(s.path))))
+
+
+def _puts(setting: Setting, live: str | None) -> tuple[Put, ...]:
+    put = Put(setting.path, setting.value)
+    # A device takes another number of functions only while it has none.
+    anew = setting.path.endswith(VIRTUAL_FUNCTIONS) and "0" not in (live, setting.value)
+    return (Put(setting.path, "0"), put) if anew else (put,)
 
 
 def _missing(setting: Setting, host: str) -> Pending:

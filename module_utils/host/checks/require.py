@@ -183,9 +183,7 @@ def _facts() -> dict[str, Requirement]:
         "sriov_active": Requirement(
             "Active virtual functions",
             pci,
-            _fact(
-                _active_vfs, "active", "none active", "write a number to the device's sriov_numvfs"
-            ),
+            _fact(_active_vfs, "active", "none active", "state them in kvm_host_virtual_functions"),
         ),
         "hugepages": Requirement(
             "Reserved huge pages",
