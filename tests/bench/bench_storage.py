@@ -92,13 +92,13 @@ def _ping() -> dict[str, Any]:
 def base(lab: Lab, repository: Any, tmp_path_factory: pytest.TempPathFactory) -> str:
     """Have a pool and an image on the host; return the image's file."""
     host = lab["kvm2"]
-    host.run(f"sudo truncate -s 4M {'/srv/tiny.img'}")
+    host.run("sudo truncate -s 4M /srv/tiny.img")
     tasks = [
         _module("kvm_pools", pools=[{"name": "bench", "type": "dir", "path": PLACE}]),
         _module("kvm_images", images=[{"name": "tiny", "path": "/srv/tiny.img"}]),
     ]
     Playbook(repository, tmp_path_factory.mktemp("base")).times(tasks, lab.inventory)
-    return host.out("sudo sh -c 'readlink -f /var/lib/virtfleet/images/tiny*'").split()[0]
+    return host.out("sudo readlink -f /var/lib/libvirt/images/virtfleet/tiny")
 
 
 def test_guests_on_an_image_against_a_bare_loop(base: str, lab: Lab, playbook: Playbook) -> None:
