@@ -37,6 +37,8 @@ mkdir -m 755 /run/sshd
 rm -rf /var/lib/virtfleet /usr/lib/virtfleet /usr/local/bin/kvm-helper
 """
 _SPACES_APART = ["--net", "--mount", "--pid", "--fork", "--kill-child", "--mount-proc"]
+# Bash reads the ~/.bashrc of whoever runs the tests where it finds itself the first shell of an SSH
+# session, which is not what a host's would say.
 _SSHD_CONFIG = """\
 HostKey {folder}/host_key
 AuthorizedKeysFile {folder}/key.pub
@@ -47,6 +49,7 @@ UsePAM no
 UseDNS no
 PidFile none
 MaxStartups 400
+SetEnv SHLVL=1
 """
 
 
