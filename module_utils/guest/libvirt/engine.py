@@ -165,28 +165,13 @@ class LibvirtEngine:
             return int(connection.handle.getInfo()[1]) << 20
 
     def _find_volume(self, pool: str, name: str) -> dict[str, Any] | None:
-        """Return the source of a disk on a volume, None where it is no file and no device here.
-
-        One that is encrypted is opened with the secret that the volume was made with.
-        """
+        """Return the source of a disk on a volume; None where that cannot be said."""
         connection = self.connection()
         if connection is None:
             return None
-        libvirt = connection.libvirt
-        try:
-            volume = connection.handle.storagePoolLookupByName(pool).storageVolLookupByName(name)
-            kind, path = volume.info()[0], str(volume.path())
-            opened = _tree(volume.XMLDesc(0)).find("target/encryption/secret")
-        except libvirt.libvirtError:
-            return None  # an earlier task may make it yet; preflight says what is missing
-        keys = {libvirt.VIR_STORAGE_VOL_FILE: "file", libvirt.VIR_STORAGE_VOL_BLOCK: "block"}
-        if kind not in keys or not path.startswith("/"):
-            return None
-        if opened is None:
-            return {keys[kind]: path}
-        secret = {"secret": opened.get("uuid"), "usage": opened.get("usage")}
-        luks = {key: text for key, text in secret.items() if text is not None}
-        return {keys[kind]: path, "encryption": luks}
+        from .volumes import find  # compiled on the host, so only where it is needed
+
+        return find(connection.libvirt, connection.handle, pool, name)
 
     def _leads_to_a_bridge(self, network: str) -> bool:
         """Return whether guests of a network are on a bridge of the host, among strangers."""
