@@ -109,6 +109,8 @@ class Networks(Kind):
         root = document.root
         put_uuid(root, stated.get("uuid") or uuid_for(name, self.fleet, "network"))
         keys = {key: value for key, value in stated.items() if value not in (None, [], {})}
+        if keys["mode"] == "hostdev":
+            keys.setdefault("managed", True)  # else no guest starts until the host let go of it
         patch_fields(root, self.fields, keys, Edits(root, keys), "")
         put_mark(root, Mark(self.fleet, name, kind=self.word))
         return document.text()

@@ -51,6 +51,15 @@ def test_a_network_comes_and_goes(networks, host):
     assert networks({"name": "lan", "state": "absent"})["changed"] is False
 
 
+@pytest.mark.parametrize(("stated", "managed"), [({}, "yes"), ({"managed": False}, "no")])
+def test_functions_are_taken_from_the_host_unless_it_is_stated(networks, host, stated, managed):
+    pool = {"name": "vfs", "mode": "hostdev", "addresses": ["0000:03:10.0"], "state": "inactive"}
+    networks({**pool, **stated})
+    xml = host.handle.networkLookupByName("vfs").XMLDesc()
+    assert f"managed='{managed}'" in xml
+    assert networks({**pool, **stated})["changed"] is False
+
+
 def test_states_and_autostart(networks, host):
     networks({**LAN, "state": "inactive", "autostart": False})
     network = host.handle.networkLookupByName("lan")
