@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import errno
 import sys
+import threading
 import time
 from contextlib import contextmanager, suppress
 from typing import Any, Callable, Collection, Iterable, Iterator
@@ -56,17 +57,20 @@ def said(error: Any) -> str:
 
 
 class Connection:
-    """One connection, and the events that come over it."""
+    """One connection, and another for events as soon as something is waited for."""
 
     def __init__(self, uri: str = LOCAL_URI) -> None:
         """Open it; ConnectError where that fails."""
         self.libvirt = binding()
+        self._uri = uri
         self._closed = False
-        LOOP.want(self.libvirt)
+        self._lock = threading.Lock()
+        looped = LOOP.join(self.libvirt)
         try:
             self.handle = self.libvirt.open(uri)
         except self.libvirt.libvirtError as error:
-            LOOP.leave(self.libvirt)
+            if looped:
+                LOOP.leave(self.libvirt)
             # A daemon that is there but refuses, or is stopped, may keep guests: that is not none.
             system = error.get_error_code() == self.libvirt.VIR_ERR_SYSTEM_ERROR
             raise ConnectError(
@@ -75,6 +79,7 @@ class Connection:
                 " that this user may use it",
                 missing=system and error.get_int1() == errno.ENOENT,
             ) from None
+        self._hears = self.handle if looped else None
 
     def is_lost(self) -> bool:
         """Return whether the other end is gone."""
@@ -132,7 +137,25 @@ class Connection:
         self._closed = True
         with suppress(self.libvirt.libvirtError):
             self.handle.close()
+        if self._hears is None:
+            return
+        if self._hears is not self.handle:
+            with suppress(self.libvirt.libvirtError):
+                self._hears.close()
         LOOP.leave(self.libvirt)
+
+    def _hearing(self) -> Any:
+        """Return what events come over, None where there is nothing: libvirt is away."""
+        with self._lock:
+            if self._hears is None:
+                LOOP.want(self.libvirt)
+                try:
+                    # What the test driver keeps is one connection's own, and it needs no loop.
+                    test = self._uri.startswith("test:")
+                    self._hears = self.handle if test else self.libvirt.open(self._uri)
+                except self.libvirt.libvirtError:
+                    LOOP.leave(self.libvirt)
+            return self._hears
 
     def wait(self, done: Callable[[Collection[str] | None], bool], timeout: float) -> bool:
         """Wait until ``done``; False if it never was.
@@ -142,8 +165,8 @@ class Connection:
         """
         begin = time.monotonic()
         look = begin  # when all of them are asked again
-        heard = Heard()
-        events = self._listen(heard)
+        heard, hears = Heard(), self._hearing()
+        events = self._listen(hears, heard)
         try:
             while True:
                 now = time.monotonic()
@@ -160,12 +183,14 @@ class Connection:
         finally:
             for event in events:
                 with suppress(self.libvirt.libvirtError):
-                    self.handle.domainEventDeregisterAny(event)
+                    hears.domainEventDeregisterAny(event)
 
-    def _listen(self, heard: Heard) -> list[int]:
+    def _listen(self, hears: Any, heard: Heard) -> list[int]:
         """Have the names of the domains collected whose state, or whose agent's, changes."""
         libvirt = self.libvirt
-        found = []
+        found: list[int] = []
+        if hears is None:
+            return found
         for kind in (
             libvirt.VIR_DOMAIN_EVENT_ID_LIFECYCLE,
             libvirt.VIR_DOMAIN_EVENT_ID_AGENT_LIFECYCLE,
@@ -176,5 +201,5 @@ class Connection:
 
             # A driver without events is asked by the clock alone.
             with suppress(libvirt.libvirtError):
-                found.append(self.handle.domainEventRegisterAny(None, kind, hear, None))
+                found.append(hears.domainEventRegisterAny(None, kind, hear, None))
         return found

@@ -2,9 +2,10 @@
 # SPDX-License-Identifier: GPL-3.0-or-later
 """libvirt's event loop, and what it brings.
 
-A daemon ends a connection whose client has not answered its keepalives for half a minute
-(keepalive_interval and keepalive_count of libvirtd.conf). They are answered by the event loop,
-which therefore has a thread of its own: this process may wait for something else for minutes.
+Events come over connections that were opened while the process had a loop. Every call over such a
+one wakes the loop twice, and a daemon ends it if its keepalives are not answered for half a minute
+(keepalive_interval and keepalive_count of libvirtd.conf). So there is a loop only where something
+is waited for, and then in a thread of its own: this process may do something else for minutes.
 """
 
 from __future__ import annotations
@@ -13,6 +14,8 @@ import threading
 from contextlib import suppress
 from typing import Any, Collection
 
+NAME = "libvirt's events"  # of the loop's thread
+
 
 class EventLoop:
     """Runs libvirt's event loop, of which a process has one, while anybody wants it."""
@@ -20,17 +23,27 @@ class EventLoop:
     def __init__(self) -> None:
         self._lock = threading.Lock()
         self._wanted = 0
+        self._known = False  # libvirt's binding forgets a loop never again
         self._thread: threading.Thread | None = None
         self._timer = -1
+
+    def join(self, libvirt: Any) -> bool:
+        """Let it run for a connection that is to be opened, if there ever was one; return that."""
+        if self._known:
+            self.want(libvirt)
+        return self._known
 
     def want(self, libvirt: Any) -> None:
         """Let it run, from before a connection is opened until after that is closed."""
         with self._lock:
             self._wanted += 1
+            self._known = True
             if self._thread is None:
                 libvirt.virEventRegisterDefaultImpl()
                 self._timer = libvirt.virEventAddTimeout(-1, lambda *_: None, None)
-                self._thread = threading.Thread(target=self._run, args=(libvirt,), daemon=True)
+                self._thread = threading.Thread(
+                    target=self._run, name=NAME, args=(libvirt,), daemon=True
+                )
                 self._thread.start()
 
     def leave(self, libvirt: Any) -> None:

@@ -1,6 +1,6 @@
 # Copyright (C) 2026 virtfleet contributors
 # SPDX-License-Identifier: GPL-3.0-or-later
-"""libvirt's event loop runs by itself while there is a connection, and no longer."""
+"""libvirt's event loop runs by itself, from the first wait until nobody needs it."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ libvirt = pytest.importorskip("libvirt", reason="the binding is built for the co
 
 from ansible.module_utils.virt import connection  # noqa: E402
 from ansible.module_utils.virt.connection import ConnectError, Connection  # noqa: E402
-from ansible.module_utils.virt.events import EventLoop  # noqa: E402
+from ansible.module_utils.virt.events import NAME, EventLoop  # noqa: E402
 
 URI = "test:///default"
 SOON = 10.0  # seconds
@@ -84,23 +84,86 @@ def test_a_loop_that_fails_ends_alone(monkeypatch):
     assert binding.timers == set()
 
 
-def test_it_is_wanted_as_long_as_a_connection_is_open(monkeypatch):
-    wanted = []
-    loop = SimpleNamespace(want=wanted.append, leave=wanted.remove)
-    monkeypatch.setattr(connection, "LOOP", loop)
-    one, two = Connection(URI), Connection(URI)
-    assert len(wanted) == 2
+@pytest.fixture
+def loop(monkeypatch):
+    """Give a loop that nobody in this process has wanted yet."""
+    made = EventLoop()
+    monkeypatch.setattr(connection, "LOOP", made)
+    return made
+
+
+@pytest.fixture
+def running():
+    """Give what says whether there is a loop, besides those that other tests left."""
+
+    def count():
+        return sum(thread.name == NAME for thread in threading.enumerate())
+
+    before = count()
+    return lambda: count() > before
+
+
+def test_what_only_reads_has_none(loop, running):
+    one = Connection(URI)
+    assert one.handle.numOfDomains() == 1
+    assert not running()
+    one.close()
+    assert loop.join(libvirt) is False
+
+
+def test_it_runs_from_the_first_wait_until_the_last_connection_is_closed(loop, running):
+    one = Connection(URI)
+    assert one.wait(lambda _names: True, SOON)
+    assert running()
+    two = Connection(URI)  # whose keepalives somebody has to answer now
     one.close()
     one.close()  # which is the same
-    assert len(wanted) == 1
+    assert running()
     two.close()
+    assert not running()
     with pytest.raises(ConnectError):
         Connection("test:///nowhere.xml")
-    assert wanted == []
+    assert not running()
+
+
+def test_events_come_over_a_connection_of_their_own(loop, running, monkeypatch):
+    """A daemon's: the driver here stands for it, as its connections share what they have."""
+    opened = []
+
+    def opening(uri):
+        opened.append(libvirt.open(URI))
+        return opened[-1]
+
+    binding = SimpleNamespace(**{**vars(libvirt), "open": opening})
+    monkeypatch.setattr(connection, "binding", lambda: binding)
+    one = Connection("qemu:///system")
+    assert len(opened) == 1
+    for _ in range(2):
+        assert one.wait(lambda _names: True, SOON)
+    assert len(opened) == 2
+    one.close()
+    assert not running()
+    for handle in opened:
+        with pytest.raises(libvirt.libvirtError):
+            handle.close()  # as it is closed
+
+
+def test_where_libvirt_went_away_the_clock_alone_ends_a_wait(loop, running, monkeypatch):
+    one = Connection(URI)
+
+    def refuse(_uri):
+        raise libvirt.libvirtError("gone")
+
+    binding = SimpleNamespace(**{**vars(libvirt), "open": refuse})
+    one.libvirt, one._uri = binding, "qemu:///system"
+    assert not one.wait(lambda _names: False, 0.1)
+    one.close()
+    assert not running()
 
 
 def test_what_the_loop_is_to_do_is_done_while_nobody_waits():
     one = Connection(URI)
+    one.wait(lambda _names: True, SOON)
     assert ticks()
     one.close()
     two = Connection(URI)

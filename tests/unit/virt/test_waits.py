@@ -8,6 +8,7 @@ SIMULATED. The event loop here is a script over a clock that stands still betwee
 from __future__ import annotations
 
 import math
+from contextlib import nullcontext
 from types import SimpleNamespace
 
 import pytest
@@ -59,7 +60,8 @@ class Loop:
 def waited(monkeypatch, loop, timeout, until=math.inf):
     """Return whether it ended well, and when which domains were asked for."""
     one = Connection.__new__(Connection)
-    one.libvirt = one.handle = loop
+    one.libvirt = one.handle = one._hears = loop
+    one._lock = nullcontext()
     monkeypatch.setattr(module.time, "monotonic", lambda: loop.now)
     monkeypatch.setattr(module, "Heard", lambda: loop)
     asked = []
