@@ -4,7 +4,8 @@
 
 A guest that is only to have its devices stands still: QEMU makes all of them before it waits. So do
 those with UEFI: the emulator that runs the hosts ends (an assertion of its own) when a guest of KVM
-writes to CR8, as UEFI does. What is passed through (PCI, USB, mdev) and SEV are not in the lab.
+writes to CR8, as UEFI does. What is passed through is in test_odd_machines; mediated devices and
+SEV are not in the lab.
 """
 
 from __future__ import annotations

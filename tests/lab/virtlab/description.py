@@ -41,6 +41,8 @@ class HostSpec:
     disks: tuple[str, ...] = ()  # further ones, /dev/disk/by-id/virtio-disk1 …
     iommu: str = "none"
     sriov: int = 0  # virtual functions of an NVMe drive
+    sriov_nic: bool = False  # an Intel 82576 on the cable, with seven virtual functions
+    usb: bool = False  # a USB drive of 8 MiB
     numa: int = 1  # nodes
     watchdog: bool = False
     svm: bool = True  # without it the machine has no hardware virtualization

@@ -39,7 +39,7 @@ def arguments(spec: HostSpec, identity: Identity, image: Path, *, restore: bool)
     line += ["-qmp", f"unix:{MONITOR},server=on,wait=off"]
     line += ["-chardev", f"file,id=console,path={CONSOLE},append=on", "-serial", "chardev:console"]
     # The NICs first: their slots give them their names, the others take what is left.
-    line += _numa(spec) + _networks(identity) + _disks(spec) + _devices(spec)
+    line += _numa(spec) + _networks(identity) + _disks(spec) + _devices(spec, identity)
     if spec.boot == "direct":
         line += ["-kernel", str(image / "vmlinuz"), "-initrd", str(image / "initrd.img")]
         line += ["-append", f"root=LABEL=root ro {CMDLINE} quiet"]
@@ -87,7 +87,7 @@ def _networks(identity: Identity) -> list[str]:
     ]
 
 
-def _devices(spec: HostSpec) -> list[str]:
+def _devices(spec: HostSpec, identity: Identity) -> list[str]:
     line = []
     if spec.iommu != "none":
         line += ["-device", f"{spec.iommu}-iommu"]
@@ -98,6 +98,14 @@ def _devices(spec: HostSpec) -> list[str]:
         drive += f",sriov_vq_flexible={2 * functions},sriov_vi_flexible={functions}"
         drive += f",max_ioqpairs={2 * functions + 2},msix_qsize={functions + 2}"
         line += ["-device", drive]
+    if spec.sriov_nic:
+        line += ["-netdev", f"stream,id=igb,server=off,addr.type=unix,addr.path={CABLE_SOCKET}"]
+        line += ["-device", "pcie-root-port,id=port1,slot=2"]
+        line += ["-device", f"igb,netdev=igb,bus=port1,mac={identity.mac(2)}"]
+    if spec.usb:
+        line += ["-blockdev", "null-co,node-name=stick,size=8388608,read-zeroes=on"]
+        line += ["-device", "qemu-xhci,id=usb"]
+        line += ["-device", "usb-storage,bus=usb.0,drive=stick,serial=stick0"]
     if spec.watchdog:
         line += ["-device", "i6300esb", "-watchdog-action", "reset"]
     return line
