@@ -16,6 +16,7 @@ from ..virt.document import Document, tree
 from ..virt.fields import Edits, patch_fields
 from ..virt.identity import uuid_for
 from ..virt.pool import KINDS
+from ..virt.volume import of_ceph
 from .kind import Kind, Seen, Specs, put_uuid
 
 if TYPE_CHECKING:
@@ -225,6 +226,8 @@ def _of_pool(source: Element, seen: Seen, path: str | None) -> bool:
     """Return whether a disk's source is a volume of a pool."""
     if source.get("pool") is not None:
         return source.get("pool") == seen.name
+    if seen.spec.get("type") == "rbd":
+        return (of_ceph(source) or "").startswith(f"{seen.spec.get('source_name')}/")
     place = source.get("file") or source.get("dev") or ""
     shared = path in ("/dev", "/dev/mapper", "/dev/disk/by-path")  # of all disks of the host
     return path is not None and not shared and place.startswith(f"{path.rstrip('/')}/")

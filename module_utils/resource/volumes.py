@@ -24,6 +24,7 @@ from ..units import format_size, parse_size
 from ..virt import volume
 from ..virt.document import Document, Fresh, insert, tree
 from ..virt.fields import Edits, patch_fields, read_fields
+from ..virt.volume import of_ceph
 from .content import Streams
 from .volume_plan import (
     ABSENT,
@@ -166,7 +167,7 @@ class Volumes:
         found = set()
         for flag in flags:
             for source in tree(domain.XMLDesc(flag)).findall("devices/disk/source"):
-                path = source.get("file") or source.get("dev")
+                path = source.get("file") or source.get("dev") or of_ceph(source)
                 pool = pools.get(source.get("pool", ""))
                 if path is None and pool is not None:
                     with self.connection.passing():

@@ -7,7 +7,7 @@ All but the capacity is what a volume is: it is stated for a new one, and differ
 
 from __future__ import annotations
 
-from typing import Any, Iterator, Mapping
+from typing import TYPE_CHECKING, Any, Iterator, Mapping
 
 from ..converge.action import LIVE, REPLACE
 from ..converge.compare import join
@@ -17,6 +17,9 @@ from .codecs import Pattern, Size, Words
 from .encryption import encryption
 from .fields import Field, Group, Leaf
 from .words import NUMBER, PATH, THERE, choice
+
+if TYPE_CHECKING:
+    from .document import Element
 
 Stated = Mapping[str, Any]
 
@@ -67,3 +70,8 @@ def contradictions(stated: Stated, path: str) -> Iterator[Problem]:
                 yield Problem(join(path, key), "nothing but in qcow2", shown(stated[key]))
         if stated.get("backing"):
             yield Problem(join(path, "backing"), "nothing but in qcow2", "something to stand on")
+
+
+def of_ceph(source: Element) -> str | None:
+    """Return the path that libvirt gives the volume which a disk's source is, if it is of Ceph."""
+    return source.get("name") if source.get("protocol") == "rbd" else None

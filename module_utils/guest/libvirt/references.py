@@ -96,6 +96,20 @@ def _sources(spec: Spec) -> Iterator[tuple[str, str, bool]]:
         if volume:
             name = f"{volume.get('pool')}/{volume.get('volume')}"
             yield f"disks[{number}].volume", name, writes
+        if disk.get("network"):
+            yield f"disks[{number}].network", _export(disk["network"]), writes
+
+
+def _export(network: Mapping[str, Any]) -> str:
+    """Return what a disk over the network is, whichever of Ceph's monitors leads there."""
+    protocol, name = str(network.get("protocol")), str(network.get("name") or "")
+    if protocol == "rbd":
+        return f"rbd:{name}"
+    hosts = (
+        str(host.get("socket") or f"{host.get('name')}:{host.get('port') or ''}")
+        for host in network.get("hosts") or ()
+    )
+    return f"{protocol}://{','.join(sorted(hosts))}/{name}"
 
 
 def _macs(spec: Spec) -> Iterator[tuple[str, str, bool]]:

@@ -14,6 +14,11 @@ def file(path, **more):
     return {"disks": [{"target": "vda", "file": path, **more}]}
 
 
+def export(protocol, name, host="mon1", **disk):
+    network = {"protocol": protocol, "name": name, "hosts": [{"name": host}]}
+    return {"disks": [{"target": "vda", "network": network, **disk}]}
+
+
 def mac(address):
     return {"nics": [{"network": "lan", "mac": address}]}
 
@@ -65,6 +70,16 @@ def test_what_is_there_is_no_problem(spec):
         # QEMU holds a lock on what it writes, which keeps readers away too.
         (file("/a", device="cdrom"), file("/a"), True),
         (file("/a"), file("/a", readonly=True), True),
+        (export("rbd", "guests/a"), export("rbd", "guests/a", host="mon2"), True),
+        (export("rbd", "guests/a"), export("rbd", "guests/b"), False),
+        (
+            export("rbd", "guests/a", shareable=True),
+            export("rbd", "guests/a", shareable=True),
+            False,
+        ),
+        (export("nbd", "a"), export("nbd", "a"), True),
+        (export("nbd", "a"), export("nbd", "a", host="other"), False),
+        (export("https", "a.iso", device="cdrom"), export("https", "a.iso", device="cdrom"), False),
         (mac("02:00:00:00:00:01"), mac("02:00:00:00:00:01"), True),
         (mac("02:00:00:00:00:01"), mac("02:00:00:00:00:02"), False),
     ],

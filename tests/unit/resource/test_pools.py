@@ -178,6 +178,20 @@ def test_whether_a_disk_is_of_a_pool(source, expected):
     assert module._of_pool(tree(source), seen(path="/srv/data"), "/srv/data") is expected
 
 
+@pytest.mark.parametrize(
+    ("source", "expected"),
+    [
+        ("<source protocol='rbd' name='guests/a'/>", True),
+        ("<source protocol='rbd' name='guests2/a'/>", False),
+        ("<source protocol='nbd' name='guests/a'/>", False),
+        ("<source file='/guests/a'/>", False),
+        ("<source pool='data' volume='a'/>", True),
+    ],
+)
+def test_whether_a_disk_is_of_a_pool_of_ceph(source, expected):
+    assert module._of_pool(tree(source), seen(type="rbd", source_name="guests"), None) is expected
+
+
 def test_a_pool_that_is_nearly_full_is_told(host):
     kind = host.kind("pools")
     room = {"capacity": 100 << 30, "allocation": 95 << 30, "available": 5 << 30}

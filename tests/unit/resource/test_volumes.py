@@ -353,6 +353,21 @@ def test_a_volume_is_written_as_libvirt_has_it(host, kind, entry):
     assert "<target" in xml
 
 
+def test_a_guest_that_reaches_a_volume_over_the_network_has_it(host):
+    """The driver has no pool of Ceph; libvirt's paths in one are those of the guests' sources."""
+    disk = (
+        "<disk type='network'><driver name='qemu' type='raw'/>"
+        "<source protocol='rbd' name='guests/disk'><host name='mon1'/></source>"
+        "<target dev='vda' bus='virtio'/></disk>"
+    )
+    xml = "<domain type='test'><name>web</name><memory>65536</memory><os><type>hvm</type></os>"
+    domain = host.handle.defineXML(f"{xml}<devices>{disk}</devices></domain>")
+    connection = Connection(URI)
+    paths = Volumes(connection, "local", Ledger(host.layout))._paths(domain, {})
+    connection.close()
+    assert paths == {"guests/disk"}
+
+
 def test_an_unchanged_run_asks_for_no_users(volumes, monkeypatch):
     volumes(DISK)
 
