@@ -27,6 +27,7 @@ if TYPE_CHECKING:
 _PATIENCE = 5.0  # seconds in which a server of storage has to answer
 _MADE = ("dir", "netfs")  # building one of these makes a folder, and no more
 _GIVEN = ("iscsi", "iscsi-direct", "scsi", "mpath")  # their volumes are there: they are always full
+_PACKAGED = ("gluster", "iscsi-direct", "rbd", "zfs")  # distributions have their drivers apart
 FULL = 0.9  # of a pool's capacity, from where on it is told
 
 
@@ -55,7 +56,7 @@ class Pools(Kind):
     def clashes(
         self, stated: Specs, seen: Mapping[str, Seen], *, check_mode: bool
     ) -> Iterator[Problem]:
-        """Yield places that two pools would have, and disks that are not there."""
+        """Yield places that two pools would have, and what libvirt or the host has not."""
         places = {
             path: name
             for name, one in seen.items()
@@ -69,8 +70,26 @@ class Pools(Kind):
                 yield Problem(f"{name}/path", "a place of its own", found)
             elif path is not None:
                 places[path] = name
+            if not check_mode and name not in seen:
+                yield from self._unoffered(name, str(spec.get("type")))
             if self.local and not check_mode:
                 yield from _disks(name, spec.get("type"), keys.get("devices") or ())
+
+    def _unoffered(self, name: str, kind: str) -> Iterator[Problem]:
+        """Yield that libvirt cannot have a new pool of this kind, as far as it says."""
+        try:
+            xml = self.connection.handle.getStoragePoolCapabilities(0)  # libvirt 5.2
+        except (AttributeError, self.libvirt.libvirtError):
+            return
+        kinds = {one.get("type"): one.get("supported") for one in tree(xml).findall("pool")}
+        if kinds.get(kind) == "no":
+            known = ", ".join(sorted(str(word) for word, has in kinds.items() if has == "yes"))
+            remedy = (
+                "install its driver and restart libvirt, as the role kvm_storage does"
+                if kind in _PACKAGED
+                else None
+            )
+            yield Problem(f"{name}/type", f"a kind that this libvirt has ({known})", kind, remedy)
 
     def objects(self) -> list[Any]:
         """Return libvirt's pools."""

@@ -160,6 +160,33 @@ def test_a_server_that_does_not_answer_is_named():
         module._answers("nas", spec)
 
 
+OFFER = """<storagepoolCapabilities>
+  <pool type='dir' supported='yes'/><pool type='rbd' supported='no'/>
+  <pool type='vstorage' supported='no'/>
+</storagepoolCapabilities>"""
+
+
+@pytest.mark.parametrize(
+    ("kind", "told"),
+    [("dir", []), ("rbd", ["as the role kvm_storage does"]), ("vstorage", [None]), ("zfs", [])],
+)
+def test_a_kind_that_libvirt_has_no_driver_of_is_told(host, monkeypatch, kind, told):
+    """SIMULATED. The driver of the tests does not say what it has."""
+    pools = host.kind("pools")
+    stated = {"new": {"type": kind}}
+    assert list(pools.clashes(stated, {}, check_mode=False)) == []
+    monkeypatch.setattr(libvirt.virConnect, "getStoragePoolCapabilities", lambda *_: OFFER)
+    found = list(pools.clashes(stated, {}, check_mode=False))
+    assert [problem.path for problem in found] == ["new/type"] * len(told)
+    for problem, remedy in zip(found, told, strict=True):
+        assert problem.expected == "a kind that this libvirt has (dir)"
+        assert (problem.remedy or "").endswith(remedy or "")
+    there = {"new": Seen("new", "", "", "", spec={"type": kind})}
+    assert list(pools.clashes(stated, there, check_mode=False)) == []
+    assert list(pools.clashes(stated, {}, check_mode=True)) == []  # it may be installed yet
+    pools.connection.close()
+
+
 def seen(**spec):
     return Seen("data", "", "", "", spec={"type": "dir", **spec})
 
