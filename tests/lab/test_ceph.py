@@ -139,6 +139,16 @@ def test_a_guest_has_its_disk_there_and_it_grows(
     assert kept == "what stays"
     again = ansible.playbook("guests", "--limit", "kvm2", kvm_guest_specs=[guest])
     assert again.changed() == {}
+    (play,) = plays
+    absent = [{"pool": "cluster", "name": "disk", "state": "absent"}]
+    refused = ansible.plays(
+        [{**play, "vars": {**play["vars"], "kvm_storage_volumes": absent}}], status=2
+    )
+    assert "guest/stored" in "".join(refused.messages("kvm2"))
+    other = {**guest, "name": "second", "state": "stopped"}
+    refused = ansible.playbook("guests", "--limit", "kvm2", status=2, kvm_guest_specs=[other])
+    assert "which stored has" in "".join(refused.messages("kvm2"))
+    assert kvm2.out("sudo rbd ls guests") == "disk"
     gone = {"kvm_guest_specs": [guest], "kvm_guest_state": "absent", "kvm_guest_force": True}
     ansible.playbook("guests", "--limit", "kvm2", kvm_guest_stop_timeout="5s", **gone)
     assert "stored" not in domains(kvm2)
