@@ -143,7 +143,9 @@ class Host:
             huge=hugepages.read(self.root),
             tuning=tuning.read(self.root),
             device=device_access.read(self.root, files[device_access.FILE]),
-            functions=virtual_functions.read(self.root),
+            functions=virtual_functions.read(self.root)
+            if options.virtual_functions or virtual_functions.in_record(known)
+            else virtual_functions.Observed(),
         )
 
     @staticmethod
@@ -239,8 +241,8 @@ class Host:
     ) -> dict[str, str | None]:
         keys = [item for item in wanted if item.object.startswith("sysctl/")]
         # Functions come with their device's driver, at whatever time that is.
-        elsewhere = (*keys, *virtual_functions.settings(options.virtual_functions))
-        others = [item for item in wanted if item not in elsewhere]
+        elsewhere = ("sysctl/", f"{virtual_functions.OBJECT}/")
+        others = [item for item in wanted if not item.object.startswith(elsewhere)]
         others += tuning.at_boot(options.governor)
         rule = device_access.lines(options.device, observed.device)
         return {

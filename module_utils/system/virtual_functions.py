@@ -10,7 +10,7 @@ from __future__ import annotations
 
 import re
 from dataclasses import dataclass, field
-from typing import Any, Mapping, Sequence
+from typing import TYPE_CHECKING, Any, Mapping, Sequence
 
 from ..converge.action import Change, Pending
 from ..converge.errors import Problem, nearest, shown
@@ -18,6 +18,9 @@ from ..host.probes import pci
 from ..host.source import names, target
 from .outcome import REBOOT, Outcome
 from .setting import VIRTUAL_FUNCTIONS, Setting
+
+if TYPE_CHECKING:
+    from .record import Record
 
 FILE = "/etc/udev/rules.d/66-virtfleet-sriov.rules"
 OBJECT = "virtual_functions"
@@ -87,6 +90,11 @@ def read(root: str) -> Observed:
         interfaces={net.name: net.pci for net in bus.nets or [] if net.pci},
         held={address: _held(root, address) for address in most},
     )
+
+
+def in_record(known: Record) -> bool:
+    """Return whether earlier runs made functions, which the way back takes away."""
+    return any(path.endswith(VIRTUAL_FUNCTIONS) for path in known.changed)
 
 
 def _held(root: str, address: str) -> tuple[str, ...]:

@@ -23,7 +23,7 @@ class EventLoop:
     def __init__(self) -> None:
         self._lock = threading.Lock()
         self._wanted = 0
-        self._known = False  # libvirt's binding forgets a loop never again
+        self._known = False  # libvirt keeps a loop that was registered
         self._thread: threading.Thread | None = None
         self._timer = -1
 

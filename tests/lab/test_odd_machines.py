@@ -156,7 +156,7 @@ def passed(made: Run, ansible: Ansible, rich: Host) -> list[dict[str, Any]]:
 
 
 def test_a_guest_has_what_was_passed_through(passed: list[dict[str, Any]], rich: Host) -> None:
-    """As the guest's own drivers see it; the emulated IOMMU loses what a function itself sends."""
+    """As the guest's own drivers see it; nothing that a function sends behind amd-iommu arrives."""
     del passed
     script = (
         "cat /sys/class/net/eth0/address; basename $(readlink /sys/class/net/eth0/device/driver)"

@@ -54,8 +54,11 @@ class HostSpec:
 
     @property
     def can_snapshot(self) -> bool:
-        """Whether QEMU can save this machine while it runs: amd-iommu and nvme forbid it."""
-        return self.iommu != "amd" and not self.sriov
+        """Whether QEMU can save this machine while it runs: amd-iommu and nvme forbid it.
+
+        So does the USB drive, which has nowhere to keep a snapshot; the NIC was not tried.
+        """
+        return self.iommu != "amd" and not (self.sriov or self.sriov_nic or self.usb)
 
 
 @dataclass(frozen=True)

@@ -37,7 +37,14 @@ def test_everything_can_be_chosen():
 
 @pytest.mark.parametrize(
     ("given", "can"),
-    [({}, True), ({"iommu": "intel"}, True), ({"iommu": "amd"}, False), ({"sriov": 1}, False)],
+    [
+        ({}, True),
+        ({"iommu": "intel"}, True),
+        ({"iommu": "amd"}, False),
+        ({"sriov": 1}, False),
+        ({"sriov_nic": True}, False),
+        ({"usb": True}, False),
+    ],
 )
 def test_what_forbids_a_snapshot(given, can):
     assert host(**given).can_snapshot is can

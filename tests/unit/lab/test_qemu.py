@@ -66,6 +66,8 @@ def test_the_nics_take_their_slots_before_the_disks():
         ({"iommu": "intel"}, "intel-iommu"),
         ({"watchdog": True}, "i6300esb"),
         ({"sriov": 4}, "sriov_max_vfs=4"),
+        ({"sriov_nic": True}, "igb,netdev=igb"),
+        ({"usb": True}, "usb-storage,bus=usb.0"),
     ],
 )
 def test_a_device_is_there_when_it_is_asked_for(given, device):
