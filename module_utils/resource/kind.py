@@ -6,16 +6,15 @@ from __future__ import annotations
 
 from abc import ABC, abstractmethod
 from dataclasses import dataclass, field
-from typing import TYPE_CHECKING, Any, Iterator, Mapping
+from typing import TYPE_CHECKING, Any, Callable, Iterator, Mapping, Sequence
 
-from ..virt.document import Document, Element, Fresh, insert, tree
-from ..virt.fields import Edits, patch_fields, read_fields
+from ..converge.answers import Answers
 
 if TYPE_CHECKING:
     from ..converge.action import Edit
     from ..converge.errors import Problem
     from ..virt.connection import Connection
-    from ..virt.fields import Field
+    from .definitions import Definitions
     from .ledger import Ledger
 
 ACTIVE = "active"
@@ -25,6 +24,7 @@ ABSENT = "absent"
 STATES = (ACTIVE, INACTIVE, PRESENT, ABSENT)
 
 Specs = Mapping[str, Mapping[str, Any]]
+_EQUAL = "equal"  # the answer to what differs
 
 
 @dataclass(frozen=True, eq=False, repr=False)
@@ -72,14 +72,26 @@ class Seen:
         }
 
 
+@dataclass(frozen=True)
+class Status:
+    """How an object is besides its definition."""
+
+    active: bool = False
+    persistent: bool = True
+    autostart: bool = False
+
+
 class Kind(ABC):
-    """One kind of libvirt's objects, on one connection and for one fleet."""
+    """One kind of libvirt's objects, on one connection and for one fleet.
+
+    What its definitions were found to say before is asked of its ``answers``.
+    """
 
     word: str
     plural: str
-    fields: tuple[Field, ...]
     flags: tuple[str, ...] = ("autostart", "adopt", "replace", "restart")  # asked besides
     outlives_a_restart = False  # whether guests go on standing on it while it is started anew
+    listed = ""  # what libvirt calls them in the flags of listings, if they start
     starts = True  # whether it is started and ended; what does neither is in use by being there
 
     def __init__(self, connection: Connection, fleet: str, ledger: Ledger) -> None:
@@ -87,48 +99,87 @@ class Kind(ABC):
         self.libvirt = connection.libvirt
         self.fleet = fleet
         self.ledger = ledger
+        self.answers = Answers()
+
+    @property
+    @abstractmethod
+    def definitions(self) -> Definitions:
+        """What definitions say: imported when it is first asked."""
 
     # What is declared.
 
-    @abstractmethod
-    def contradictions(self, stated: Mapping[str, Any], path: str) -> Iterator[Problem]:
-        """Yield what contradicts itself, whatever the host is."""
-
-    @abstractmethod
-    def lacking(self, stated: Mapping[str, Any], path: str) -> Iterator[Problem]:
-        """Yield what a new one cannot do without."""
+    def checked(
+        self,
+        entry: Mapping[Any, Any],
+        path: str,
+        problems: list[Problem],
+        *,
+        new: bool,
+        others: Sequence[str],
+    ) -> dict[str, Any]:
+        """Return the keys of an entry in canonical form; see `Definitions.check`."""
+        question = ("entry", new, entry)
+        known: dict[str, Any] | None = self.answers.find(*question)
+        if known is not None:
+            return known
+        before = len(problems)
+        found = self.definitions.check(entry, path, problems, new=new, others=others)
+        if len(problems) == before:
+            self.answers.keep(found, *question)
+        return found
 
     @abstractmethod
     def clashes(
         self, stated: Specs, seen: Mapping[str, Seen], *, check_mode: bool
     ) -> Iterator[Problem]:
-        """Yield what could not work on this host; paths begin with the object's name."""
+        """Yield what could not work on this host of what is stated for objects that change.
+
+        Paths begin with the object's name.
+        """
 
     # What there is.
 
     @abstractmethod
-    def objects(self) -> list[Any]:
-        """Return libvirt's objects of this kind."""
+    def objects(self, flag: int = 0) -> list[Any]:
+        """Return libvirt's objects of this kind, those that have a flag or all."""
 
     @abstractmethod
-    def look(self, one: Any) -> Seen:
+    def look(self, one: Any, status: Status) -> Seen:
         """Return what one of libvirt's objects is now."""
 
     def observe(self) -> dict[str, Seen]:
         """Return all objects by name; what another process removed meanwhile is left out."""
         self.ledger.forget()
         found = {}
-        for one in self.objects():
+        ones = self.objects()
+        status = self._statuses() if ones and self.starts else lambda _name: Status()
+        for one in ones:
             with self.connection.passing():
-                seen = self.look(one)
-                found[seen.name] = seen
+                found[one.name()] = self.look(one, status(one.name()))
         return found
+
+    def _statuses(self) -> Callable[[str], Status]:
+        """Return what tells how objects are, by a few listings."""
+        prefix = f"VIR_CONNECT_LIST_{self.listed}_"
+        active, persistent, autostarted = (
+            {one.name() for one in self.objects(getattr(self.libvirt, prefix + word))}
+            for word in ("ACTIVE", "PERSISTENT", "AUTOSTART")
+        )
+        return lambda name: Status(name in active, name in persistent, name in autostarted)
+
+    def _status(self, one: Any) -> Status:
+        """Return how one object is."""
+        if not self.starts:
+            return Status()
+        persistent = bool(one.isPersistent())
+        return Status(bool(one.isActive()), persistent, persistent and bool(one.autostart()))
 
     def again(self, name: str) -> Seen | None:
         """Return what an object is by now, None where it is gone."""
         found = []
         with self.connection.passing():
-            found.append(self.look(self.lookup(name)))
+            one = self.lookup(name)
+            found.append(self.look(one, self._status(one)))
         return found[0] if found else None
 
     @abstractmethod
@@ -144,34 +195,25 @@ class Kind(ABC):
                 raise
             return str(one.XMLDesc(0))
 
-    def read(self, root: Element) -> dict[str, Any]:
-        """Return a definition by the keys of a spec."""
-        return read_fields(root, self.fields)
+    def meaning(self, xml: str) -> dict[str, Any]:
+        """Return what a definition says (see `Definitions.read`), read once as it is the same."""
+        found: dict[str, Any] | None = self.answers.find("definition", xml)
+        if found is None:
+            found = self.definitions.read(xml)
+            self.answers.keep(found, "definition", xml)
+        return found
 
-    # What differs, and what is written.
+    # What differs.
 
-    def differences(self, xml: str, stated: Mapping[str, Any]) -> list[Edit]:
+    def differences(self, xml: str, stated: Mapping[str, Any]) -> Sequence[Edit]:
         """Return what differs between what was stated and a definition that libvirt wrote."""
-        root = tree(xml)
-        edits = Edits(root, stated)
-        patch_fields(root, self.fields, stated, edits, "")
-        return edits.found
-
-    def patched(self, xml: str, stated: Mapping[str, Any]) -> str:
-        """Return a definition with all that was stated."""
-        document = Document(xml, f"{self.word} XML")
-        patch_fields(document.root, self.fields, stated, Edits(document.root, stated), "")
-        return document.text()
-
-    def skeleton(self, name: str) -> str:
-        """Return a definition with nothing but a name."""
-        document = Document(f"<{self.word}>\n  <name/>\n</{self.word}>\n")
-        document.root[0].text = name
-        return document.text()
-
-    @abstractmethod
-    def written(self, name: str, stated: Mapping[str, Any]) -> str:
-        """Return the definition of a new object."""
+        question = ("differences", stated, xml)
+        if self.answers.find(*question) == _EQUAL:
+            return ()
+        found = self.definitions.differences(xml, stated)
+        if not found:
+            self.answers.keep(_EQUAL, *question)
+        return found
 
     # What is done.
 
@@ -223,10 +265,3 @@ class Kind(ABC):
         """Return what a user should know of objects that are as declared."""
         del seen
         return []
-
-
-def put_uuid(root: Element, uuid: str) -> None:
-    """Give a definition its UUID, where it has none."""
-    if root.find("uuid") is None:
-        made = insert(root, Fresh("uuid"))
-        made.text = uuid

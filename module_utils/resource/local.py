@@ -7,6 +7,7 @@ from __future__ import annotations
 import os
 from typing import Any, Callable, Mapping
 
+from ..converge.answers import Answers
 from ..converge.errors import VirtfleetError, system_says
 from ..kvm.layout import Layout
 from ..virt.connection import ConnectError, Connection
@@ -14,6 +15,7 @@ from .kind import ABSENT, Kind
 from .run import Wish, converge
 
 Run = Callable[..., Any]
+_ROOMS = ("converge", "resource", "units", "virt")
 
 
 class _Nothing:
@@ -37,7 +39,7 @@ class _Unconnected:
         self.libvirt: Any = _Nothing()
         self.handle: Any = self
 
-    def listAllNetworks(self) -> list[Any]:  # noqa: N802 (libvirt's own name)
+    def listAllNetworks(self, _flags: int = 0) -> list[Any]:  # noqa: N802 (libvirt's own name)
         """Return no network."""
         return []
 
@@ -124,11 +126,20 @@ def converge_resources(
             return _volumes(connection, options, given, layout, host, check_mode=check_mode)
         kind = _KINDS[plural](connection, options, run, layout)
         wish = Wish(entries, host, fleet=options["fleet"], prune=options["prune"])
-        return converge(kind, layout, wish, check_mode=check_mode)
+        return _remembering(kind, layout, wish, check_mode=check_mode)
     except OSError as error:
         raise VirtfleetError(system_says(error)) from error
     finally:
         connection.close()
+
+
+def _remembering(kind: Kind, layout: Layout, wish: Wish, *, check_mode: bool) -> dict[str, Any]:
+    """Do the work of one kind with what was found out about its definitions before."""
+    kind.answers = Answers(os.path.join(layout.cache, f"answers-{kind.plural}"), _ROOMS)
+    outcome = converge(kind, layout, wish, check_mode=check_mode)
+    if not check_mode:
+        kind.answers.save()
+    return outcome
 
 
 def _secrets(

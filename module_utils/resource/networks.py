@@ -8,18 +8,12 @@ import os
 from typing import TYPE_CHECKING, Any, Iterable, Iterator, Mapping
 
 from ..converge.errors import Problem, VirtfleetError, shown
-from ..virt import network, network_rules
-from ..virt.document import Document, tree
-from ..virt.fields import Edits, patch_fields
-from ..virt.identity import uuid_for
-from ..virt.mark import Mark, mark_of, put_mark, write_mark
-from ..virt.network import ISOLATED, ROUTED
-from .kind import Kind, Seen, Specs, put_uuid
-from .network_live import plugs, updates
+from .kind import Kind, Seen, Specs, Status
 
 if TYPE_CHECKING:
     from ..virt.connection import Connection
     from .ledger import Ledger
+    from .network_definitions import NetworkDefinitions
 
 _CLASS = "/sys/class/net"
 
@@ -29,7 +23,7 @@ class Networks(Kind):
 
     word = "network"
     plural = "networks"
-    fields = network.FIELDS
+    listed = "NETWORKS"
     outlives_a_restart = True
 
     def __init__(
@@ -45,17 +39,12 @@ class Networks(Kind):
         self.run = run
         self.local = local
 
-    def contradictions(self, stated: Mapping[str, Any], path: str) -> Iterator[Problem]:
-        """Yield what contradicts itself, whatever the host is."""
-        return network_rules.contradictions(stated, path)
+    @property
+    def definitions(self) -> NetworkDefinitions:
+        """What definitions say."""
+        from .network_definitions import NetworkDefinitions
 
-    def lacking(self, stated: Mapping[str, Any], path: str) -> Iterator[Problem]:
-        """Yield what a new one cannot do without."""
-        if stated.get("mode") is None:
-            expected = f"how it leads out ({', '.join(network.MODES)})"
-            yield Problem(f"{path}.mode", expected, "nothing")
-        if stated.get("mode") in ("nat", "route") and not stated.get("ips"):
-            yield Problem(f"{path}.ips", "an address of the network, as it leads out", "none")
+        return NetworkDefinitions()
 
     def clashes(
         self, stated: Specs, seen: Mapping[str, Seen], *, check_mode: bool
@@ -71,29 +60,27 @@ class Networks(Kind):
             for name, spec in whole.items():
                 yield from _host(name, spec, stated[name])
 
-    def objects(self) -> list[Any]:
-        """Return libvirt's networks."""
-        return list(self.connection.handle.listAllNetworks())
+    def objects(self, flag: int = 0) -> list[Any]:
+        """Return libvirt's networks, those that have a flag or all."""
+        return list(self.connection.handle.listAllNetworks(flag))
 
-    def look(self, one: Any) -> Seen:
+    def look(self, one: Any, status: Status) -> Seen:
         """Return what a network is now."""
-        persistent, active = bool(one.isPersistent()), bool(one.isActive())
-        live = one.XMLDesc(0) if active else None
-        inactive = self._stored(one) if persistent else str(live)
-        root = tree(inactive)
-        mark = mark_of(root)
+        live = one.XMLDesc(0) if status.active else None
+        inactive = self._stored(one) if status.persistent else str(live)
+        found = self.meaning(inactive)
         return Seen(
             one.name(),
             one.UUIDString(),
             inactive,
             live,
-            autostart=persistent and bool(one.autostart()),
-            persistent=persistent,
-            owned=mark is not None,
-            fleet=mark.fleet if mark else "",
+            autostart=status.autostart,
+            persistent=status.persistent,
+            owned=found["fleet"] is not None,
+            fleet=found["fleet"] or "",
             new=self.is_new(one.name()),
-            spec=self.read(root),
-            more={"bridge": one.bridgeName() if _has_bridge(root) else None},
+            spec=found["spec"],
+            more={"bridge": found["bridge"]},
         )
 
     def _stored(self, one: Any) -> str:
@@ -101,19 +88,9 @@ class Networks(Kind):
 
     def users(self, seen: Seen) -> list[str]:
         """Return the running guests that have a NIC on it."""
-        return sorted({guest for guest, _ in plugs(self.connection, seen.name)})
+        from .network_live import plugs
 
-    def written(self, name: str, stated: Mapping[str, Any]) -> str:
-        """Return the definition of a new network."""
-        document = Document(self.skeleton(name), "network XML")
-        root = document.root
-        put_uuid(root, stated.get("uuid") or uuid_for(name, self.fleet, "network"))
-        keys = {key: value for key, value in stated.items() if value not in (None, [], {})}
-        if keys["mode"] == "hostdev":
-            keys.setdefault("managed", True)  # else no guest starts until the host let go of it
-        patch_fields(root, self.fields, keys, Edits(root, keys), "")
-        put_mark(root, Mark(self.fleet, name, kind=self.word))
-        return document.text()
+        return sorted({guest for guest, _ in plugs(self.connection, seen.name)})
 
     def lookup(self, name: str) -> Any:
         """Return libvirt's object."""
@@ -133,6 +110,8 @@ class Networks(Kind):
 
     def update_live(self, name: str) -> None:
         """Bring what libvirt can change at once from the stored definition to the active one."""
+        from .network_live import updates
+
         one = self.lookup(name)
         wanted = self._stored(one)
         live = self.libvirt.VIR_NETWORK_UPDATE_AFFECT_LIVE
@@ -141,14 +120,16 @@ class Networks(Kind):
 
     def restart(self, name: str, asked: Mapping[str, Any]) -> None:
         """Start it anew, and plug the guests in again that were on it."""
+        from .network_live import plugs
+
         plugged = plugs(self.connection, name)
         one = self.lookup(name)
         one.destroy()
         self.start(name, asked)
-        root = tree(one.XMLDesc(0))
-        port = (self.read(root).get("virtualport") or {}).get("type")
-        if _has_bridge(root) and port != "openvswitch":  # a switch of its own keeps its ports
-            self._plug_in(one.bridgeName(), [device for _, device in plugged if device])
+        found = self.meaning(one.XMLDesc(0))
+        port = (found["spec"].get("virtualport") or {}).get("type")
+        if found["bridge"] and port != "openvswitch":  # a switch of its own keeps its ports
+            self._plug_in(found["bridge"], [device for _, device in plugged if device])
 
     def _plug_in(self, bridge: str, devices: Iterable[str]) -> None:
         """Give taps their bridge back, which they lost when it went."""
@@ -169,6 +150,8 @@ class Networks(Kind):
 
     def adopt(self, seen: Seen) -> None:
         """Give it our mark; nothing else of it changes."""
+        from ..virt.mark import Mark, write_mark
+
         mark = Mark(self.fleet, seen.name, kind=self.word)
         self.define(write_mark(seen.inactive, mark))
 
@@ -183,11 +166,6 @@ class Networks(Kind):
         return found
 
 
-def _has_bridge(root: Any) -> bool:
-    bridge = root.find("bridge")
-    return bridge is not None and bool(bridge.get("name"))
-
-
 def _carrier(device: str) -> bool | None:
     """Return whether a device has a carrier, None where that cannot be said."""
     try:
@@ -199,6 +177,9 @@ def _carrier(device: str) -> bool | None:
 
 def _taken(whole: Specs, others: Specs) -> Iterator[Problem]:
     """Yield subnets and bridges that two networks would have."""
+    from ..virt import network_rules
+    from ..virt.network import ISOLATED, ROUTED
+
     nets = {name: network_rules.subnets(spec) for name, spec in others.items()}
     bridges = {
         spec["bridge"]: name

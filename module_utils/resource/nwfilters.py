@@ -12,14 +12,13 @@ from contextlib import suppress
 from typing import TYPE_CHECKING, Any, Callable, Iterator, Mapping
 
 from ..converge.errors import Problem, nearest, shown
-from ..virt import nwfilter
-from ..virt.document import tree
 from ..virt.identity import uuid_for
-from .kind import Kind, Seen, Specs
+from .kind import Kind, Seen, Specs, Status
 
 if TYPE_CHECKING:
     from ..virt.connection import Connection
     from .ledger import Ledger
+    from .nwfilter_definitions import NwfilterDefinitions
 
 
 _SWITCH = "/proc/sys/net/bridge/bridge-nf-call-{}tables"
@@ -36,7 +35,6 @@ class Nwfilters(Kind):
 
     word = "nwfilter"
     plural = "nwfilters"
-    fields = nwfilter.FIELDS
     flags = ("adopt", "replace")
     starts = False
 
@@ -53,15 +51,12 @@ class Nwfilters(Kind):
         self.local = local
         self.switched = switched
 
-    def contradictions(self, stated: Mapping[str, Any], path: str) -> Iterator[Problem]:
-        """Yield nothing: what two rules say against each other, their priorities settle."""
-        del stated, path
-        return iter(())
+    @property
+    def definitions(self) -> NwfilterDefinitions:
+        """What definitions say."""
+        from .nwfilter_definitions import NwfilterDefinitions
 
-    def lacking(self, stated: Mapping[str, Any], path: str) -> Iterator[Problem]:
-        """Yield a filter without anything in it, which lets everything pass."""
-        if not stated.get("rules") and not stated.get("filters"):
-            yield Problem(f"{path}.rules", "rules, or filters to refer to", "neither")
+        return NwfilterDefinitions()
 
     def clashes(
         self, stated: Specs, seen: Mapping[str, Seen], *, check_mode: bool
@@ -77,12 +72,14 @@ class Nwfilters(Kind):
                     where = f"{name}/filters[{number}].filter"
                     yield Problem(where, "a filter of this host", shown(one["filter"]), remedy)
 
-    def objects(self) -> list[Any]:
-        """Return libvirt's filters."""
+    def objects(self, flag: int = 0) -> list[Any]:
+        """Return libvirt's filters, which have no flags."""
+        del flag
         return list(self.connection.handle.listAllNWFilters())
 
-    def look(self, one: Any) -> Seen:
+    def look(self, one: Any, status: Status) -> Seen:
         """Return what a filter is now."""
+        del status
         xml, name, uuid = one.XMLDesc(0), one.name(), one.UUIDString()
         fleet = self._fleet(name, uuid)
         return Seen(
@@ -92,7 +89,7 @@ class Nwfilters(Kind):
             owned=fleet is not None,
             fleet=fleet or "",
             new=self.is_new(name),
-            spec=self.read(tree(xml)),
+            spec=self.meaning(xml)["spec"],
         )
 
     def _fleet(self, name: str, uuid: str) -> str | None:
@@ -103,6 +100,9 @@ class Nwfilters(Kind):
 
     def users(self, seen: Seen) -> list[str]:
         """Return the guests that have a NIC with it, and the filters that refer to it."""
+        from ..virt import nwfilter
+        from ..virt.document import tree
+
         handle = self.connection.handle
         found = []
         for domain in handle.listAllDomains():
@@ -115,17 +115,14 @@ class Nwfilters(Kind):
                     found.append(f"nwfilter/{other.name()}")
         return sorted(found)
 
-    def written(self, name: str, stated: Mapping[str, Any]) -> str:
-        """Return the definition of a new filter."""
-        uuid = stated.get("uuid") or uuid_for(name, self.fleet, self.word)
-        return nwfilter.write(name, uuid, stated)
-
     def lookup(self, name: str) -> Any:
         """Return libvirt's object."""
         return self.connection.handle.nwfilterLookupByName(name)
 
     def define(self, xml: str) -> Any:
         """Make the definition the persistent one, and return libvirt's object."""
+        from ..virt import nwfilter
+
         return nwfilter.define(self.connection, xml)
 
     def adopt(self, seen: Seen) -> None:
@@ -138,6 +135,8 @@ class Nwfilters(Kind):
         Rules of some protocols become those of iptables, which is not asked on bridges unless the
         kernel is told so (libvirt: nwfilter_ebiptables_driver.c).
         """
+        from ..virt import nwfilter
+
         found = []
         for family, ending in (("ip", ""), ("ip6", "6")):
             switch = _SWITCH.format(family)
@@ -154,6 +153,8 @@ class Nwfilters(Kind):
 
     def gone(self, seen: Seen) -> None:
         """Let go of what was noted of it, and of what it alone referred to of the toolkit's own."""
+        from ..virt import nwfilter
+
         super().gone(seen)
         self.ledger.note(self.word, seen.uuid, None)
         nwfilter.drop_standard(self.connection)

@@ -5,29 +5,26 @@
 from __future__ import annotations
 
 import os
-import socket
+import re
 from typing import TYPE_CHECKING, Any, Iterator, Mapping, Sequence
 
 from ..converge.errors import Problem, VirtfleetError, shown
 from ..units import format_size
-from ..virt import pool
 from ..virt.connection import said
-from ..virt.document import Document, tree
-from ..virt.fields import Edits, patch_fields
 from ..virt.identity import uuid_for
-from ..virt.pool import KINDS
-from ..virt.volume import of_ceph
-from .kind import Kind, Seen, Specs, put_uuid
+from .kind import Kind, Seen, Specs, Status
 
 if TYPE_CHECKING:
     from ..virt.connection import Connection
     from ..virt.document import Element
     from .ledger import Ledger
+    from .pool_definitions import PoolDefinitions
 
 _PATIENCE = 5.0  # seconds in which a server of storage has to answer
 _MADE = ("dir", "netfs")  # building one of these makes a folder, and no more
 _GIVEN = ("iscsi", "iscsi-direct", "scsi", "mpath")  # their volumes are there: they are always full
 _PACKAGED = ("gluster", "iscsi-direct", "rbd", "zfs")  # distributions have their drivers apart
+_ROOM = re.compile(r"\n *<(capacity|allocation|available) unit='bytes'>([0-9]+)</\1>")
 FULL = 0.9  # of a pool's capacity, from where on it is told
 
 
@@ -36,7 +33,7 @@ class Pools(Kind):
 
     word = "pool"
     plural = "pools"
-    fields = pool.FIELDS
+    listed = "STORAGE_POOLS"
     flags = (*Kind.flags, "build")
 
     def __init__(
@@ -45,13 +42,12 @@ class Pools(Kind):
         super().__init__(connection, fleet, ledger)
         self.local = local
 
-    def contradictions(self, stated: Mapping[str, Any], path: str) -> Iterator[Problem]:
-        """Yield what contradicts itself, whatever the host is."""
-        return pool.contradictions(stated, path)
+    @property
+    def definitions(self) -> PoolDefinitions:
+        """What definitions say."""
+        from .pool_definitions import PoolDefinitions
 
-    def lacking(self, stated: Mapping[str, Any], path: str) -> Iterator[Problem]:
-        """Yield what a new one cannot do without."""
-        return pool.lacking(stated, path)
+        return PoolDefinitions()
 
     def clashes(
         self, stated: Specs, seen: Mapping[str, Seen], *, check_mode: bool
@@ -81,6 +77,8 @@ class Pools(Kind):
             xml = self.connection.handle.getStoragePoolCapabilities(0)  # libvirt 5.2
         except (AttributeError, self.libvirt.libvirtError):
             return
+        from ..virt.document import tree
+
         kinds = {one.get("type"): one.get("supported") for one in tree(xml).findall("pool")}
         if kinds.get(kind) == "no":
             known = ", ".join(sorted(str(word) for word, has in kinds.items() if has == "yes"))
@@ -91,32 +89,32 @@ class Pools(Kind):
             )
             yield Problem(f"{name}/type", f"a kind that this libvirt has ({known})", kind, remedy)
 
-    def objects(self) -> list[Any]:
-        """Return libvirt's pools."""
-        return list(self.connection.handle.listAllStoragePools())
+    def objects(self, flag: int = 0) -> list[Any]:
+        """Return libvirt's pools, those that have a flag or all."""
+        return list(self.connection.handle.listAllStoragePools(flag))
 
-    def look(self, one: Any) -> Seen:
+    def look(self, one: Any, status: Status) -> Seen:
         """Return what a pool is now."""
-        persistent, active = bool(one.isPersistent()), bool(one.isActive())
-        inactive = self._stored(one) if persistent else one.XMLDesc(0)
+        live, room = _apart(one.XMLDesc(0)) if status.active else (None, {})
+        inactive = self._stored(one) if status.persistent else str(live)
         uuid, name = one.UUIDString(), one.name()
         fleet = self._fleet(name, uuid)
         return Seen(
             name,
             uuid,
             inactive,
-            one.XMLDesc(0) if active else None,
-            autostart=persistent and bool(one.autostart()),
-            persistent=persistent,
+            live,
+            autostart=status.autostart,
+            persistent=status.persistent,
             owned=fleet is not None,
             fleet=fleet or "",
             new=self.is_new(name),
-            spec=self.read(tree(inactive)),
-            more=_room(one.info() if active else None),
+            spec=self.meaning(inactive)["spec"],
+            more={key: room.get(key) for key in ("capacity", "allocation", "available")},
         )
 
     def _stored(self, one: Any) -> str:
-        return self.stored(one, self.libvirt.VIR_STORAGE_XML_INACTIVE)
+        return _apart(self.stored(one, self.libvirt.VIR_STORAGE_XML_INACTIVE))[0]
 
     def _fleet(self, name: str, uuid: str) -> str | None:
         if uuid == uuid_for(name, self.fleet, self.word):
@@ -125,8 +123,11 @@ class Pools(Kind):
 
     def users(self, seen: Seen) -> list[str]:
         """Return the running guests that have a disk of it."""
+        from ..virt.document import tree
+        from ..virt.pool import kind_of
+
         libvirt, handle = self.libvirt, self.connection.handle
-        path = seen.spec.get("path") or (KINDS.get(str(seen.spec.get("type"))) or pool.Kind()).path
+        path = seen.spec.get("path") or kind_of(seen.spec).path
         found = set()
         for domain in handle.listAllDomains(libvirt.VIR_CONNECT_LIST_DOMAINS_ACTIVE):
             with self.connection.passing():
@@ -134,18 +135,6 @@ class Pools(Kind):
                 if any(_of_pool(source, seen, path) for source in sources):
                     found.add(domain.name())
         return sorted(found)
-
-    def written(self, name: str, stated: Mapping[str, Any]) -> str:
-        """Return the definition of a new pool."""
-        document = Document(self.skeleton(name), "pool XML")
-        root = document.root
-        put_uuid(root, stated.get("uuid") or uuid_for(name, self.fleet, self.word))
-        keys = {key: value for key, value in stated.items() if value not in (None, [], {})}
-        kind = KINDS[keys["type"]]
-        if "path" not in keys and kind.path is not None:
-            keys["path"] = kind.path.format(**keys)
-        patch_fields(root, self.fields, keys, Edits(root, keys), "")
-        return document.text()
 
     def lookup(self, name: str) -> Any:
         """Return libvirt's object."""
@@ -164,22 +153,22 @@ class Pools(Kind):
         one = self.lookup(name)
         if one.isActive():
             return
-        spec = self.read(tree(self._stored(one)))
+        from ..virt.pool import kind_of
+
+        spec = self.meaning(self._stored(one))["spec"]
         if self.local:
             _answers(name, spec)
-        kind = str(spec.get("type"))
         try:
             one.create()
         except self.libvirt.libvirtError as error:
-            if not asked.get("build", kind in _MADE):
-                formats = kind in KINDS and KINDS[kind].formats
+            formats = kind_of(spec).formats
+            if not asked.get("build", spec.get("type") in _MADE):
                 remedy = "state build: true to have it made on an empty disk" if formats else None
                 raise VirtfleetError(said(error), remedy=remedy) from error
-            self._build(one, kind, error)
+            self._build(one, error, formats=formats)
             one.create()
 
-    def _build(self, one: Any, kind: str, reason: Exception) -> None:
-        formats = kind in KINDS and KINDS[kind].formats
+    def _build(self, one: Any, reason: Exception, *, formats: bool) -> None:
         flags = self.libvirt.VIR_STORAGE_POOL_BUILD_NO_OVERWRITE if formats else 0
         try:
             one.build(flags)
@@ -226,11 +215,9 @@ def _disks(name: str, kind: object, devices: Sequence[str]) -> Iterator[Problem]
             yield Problem(where, expected, shown(device), remedy)
 
 
-def _room(info: Any) -> dict[str, Any]:
-    """Return the bytes that a pool has, None where it is not active."""
-    if info is None:
-        return {"capacity": None, "allocation": None, "available": None}
-    return {"capacity": info[1], "allocation": info[2], "available": info[3]}
+def _apart(xml: str) -> tuple[str, dict[str, int]]:
+    """Return a pool's XML without the bytes that it has, which are no part of its definition."""
+    return _ROOM.sub("", xml), {key: int(value) for key, value in _ROOM.findall(xml)}
 
 
 def _place(spec: Mapping[str, Any]) -> str | None:
@@ -246,6 +233,8 @@ def _of_pool(source: Element, seen: Seen, path: str | None) -> bool:
     if source.get("pool") is not None:
         return source.get("pool") == seen.name
     if seen.spec.get("type") == "rbd":
+        from ..virt.volume import of_ceph
+
         return (of_ceph(source) or "").startswith(f"{seen.spec.get('source_name')}/")
     place = source.get("file") or source.get("dev") or ""
     shared = path in ("/dev", "/dev/mapper", "/dev/disk/by-path")  # of all disks of the host
@@ -254,7 +243,11 @@ def _of_pool(source: Element, seen: Seen, path: str | None) -> bool:
 
 def _answers(name: str, spec: Mapping[str, Any]) -> None:
     """Raise VirtfleetError where a server does not answer: a mount would wait for minutes."""
-    port = (KINDS.get(str(spec.get("type"))) or pool.Kind()).port
+    import socket
+
+    from ..virt.pool import kind_of
+
+    port = kind_of(spec).port
     if spec.get("format") == "cifs":
         port = 445
     elif spec.get("format") == "glusterfs":

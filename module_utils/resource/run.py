@@ -78,7 +78,7 @@ def _plan(kind: Kind, wish: Wish, *, check_mode: bool) -> _Round:
     places = {one.name: one.path for one in declared}
     problems = [
         replace(problem, path=_placed(problem.path, places))
-        for problem in kind.clashes(stated, staying, check_mode=check_mode)
+        for problem in (kind.clashes(stated, staying, check_mode=check_mode) if stated else ())
     ]
     if problems:
         raise InputError(problems)
@@ -128,7 +128,7 @@ class _Applier:
         asked = asked_of(self.last.planned.declared, name)
         if "create" in verbs and one is not None:
             self.kind.begin(name)
-            made = self.kind.define(self.kind.written(name, one.stated))
+            made = self.kind.define(self.kind.definitions.write(name, self.kind.fleet, one.stated))
             if self.kind.starts:
                 made.setAutostart(int(asked.get("autostart", True)))
             self.kind.finish(name)
@@ -149,7 +149,7 @@ class _Applier:
 
     def _update(self, one: Declared, seen: Seen, actions: Sequence[Action]) -> None:
         current = self._unchanged(seen)
-        wanted = self.kind.patched(current.inactive, one.stated)
+        wanted = self.kind.definitions.patched(current.inactive, one.stated)
         if wanted != current.inactive:
             self.kind.define(wanted)
         changed = {change.path for action in actions for change in action.changes}
@@ -160,7 +160,7 @@ class _Applier:
 
     def _replace(self, one: Declared, seen: Seen) -> None:
         """Make it anew; the former one is put back if that fails."""
-        xml = self.kind.patched(seen.inactive, one.stated)
+        xml = self.kind.definitions.patched(seen.inactive, one.stated)
         self.kind.lookup(one.name).undefine()
         try:
             made = self.kind.define(xml)

@@ -9,7 +9,6 @@ from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any, Collection, Mapping, Sequence
 
 from ..converge.errors import InputError, Problem, shown, unknown
-from ..virt.fields import check_fields
 from .kind import ABSENT, ACTIVE, PRESENT, STATES
 
 if TYPE_CHECKING:
@@ -70,18 +69,9 @@ class _Reader:
             state = states[0]
         asked = self.asked(path, entry)
         rest = {k: v for k, v in entry.items() if k not in ("name", "state", *self.kind.flags)}
-        keys = {one.key for one in self.kind.fields}
-        count = len(self.problems)
-        for key in [key for key in rest if key not in keys]:
-            text = key if isinstance(key, str) and key.isprintable() else shown(key)
-            known = ("name", "state", *self.kind.flags, *sorted(keys))
-            self.problems.append(unknown(f"{path}.{text[:64]}", key, "a known key", known))
-            del rest[key]
-        stated = check_fields(self.kind.fields, rest, path, self.problems)
-        if len(self.problems) == count:
-            self.problems += self.kind.contradictions(stated, path)
-            if state != ABSENT and name is not None and name not in self.existing:
-                self.problems += self.kind.lacking(stated, path)
+        new = state != ABSENT and name is not None and name not in self.existing
+        others = ("name", "state", *self.kind.flags)
+        stated = self.kind.checked(rest, path, self.problems, new=new, others=others)
         return None if name is None else Declared(name, path, state, stated, asked)
 
 

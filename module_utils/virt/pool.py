@@ -194,6 +194,11 @@ KEYS = tuple(one.key for one in FIELDS)
 _COMMON = ("uuid", "type")
 
 
+def kind_of(stated: Stated) -> Kind:
+    """Return the kind of a pool; one that is not known has nothing of its own."""
+    return KINDS.get(str(stated.get("type"))) or Kind()
+
+
 def contradictions(stated: Stated, path: str) -> Iterator[Problem]:
     """Yield what a kind of pool does not know, and what its format or login lacks."""
     kind = KINDS.get(str(stated.get("type")))

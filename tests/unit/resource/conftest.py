@@ -4,7 +4,10 @@
 
 from __future__ import annotations
 
+from pathlib import Path
+
 import pytest
+from ansible.module_utils.converge.answers import Answers
 from ansible.module_utils.kvm.layout import Layout
 from ansible.module_utils.resource.ledger import Ledger
 from ansible.module_utils.resource.networks import Networks
@@ -34,8 +37,11 @@ class Host:
         connection = Connection(URI)
         ledger = Ledger(self.layout)
         if plural == "networks":
-            return Networks(connection, fleet, ledger, self.command, local=False)
-        return Pools(connection, fleet, ledger, local=False)
+            kind = Networks(connection, fleet, ledger, self.command, local=False)
+        else:
+            kind = Pools(connection, fleet, ledger, local=False)
+        kind.answers = Answers(f"{self.layout.cache}/answers-{plural}")
+        return kind
 
     def command(self, words):
         self.commands.append(words)
@@ -47,6 +53,7 @@ class Host:
         try:
             return converge(kind, self.layout, wish, check_mode=check_mode)
         finally:
+            kind.answers.save()
             kind.connection.close()
 
     def everything(self):
@@ -56,6 +63,9 @@ class Host:
         )
 
     def clear(self):
+        """Take all away, and what was found out about it."""
+        for file in Path(self.layout.cache).glob("answers-*"):
+            file.unlink()
         for one in [*self.handle.listAllNetworks(), *self.handle.listAllStoragePools()]:
             if one.name() not in OWN:
                 if one.isActive():

@@ -51,6 +51,22 @@ def test_a_network_comes_and_goes(networks, host):
     assert networks({"name": "lan", "state": "absent"})["changed"] is False
 
 
+@pytest.mark.parametrize(
+    ("plural", "entry"),
+    [("networks", LAN), ("pools", {"name": "data", "type": "dir", "path": "/data"})],
+)
+def test_what_is_the_same_is_not_read_again(host, monkeypatch, plural, entry):
+    first = host.run(plural, entry)
+    assert host.run(plural, entry)["changed"] is False
+    table = type(host.kind(plural))
+    monkeypatch.setattr(table, "definitions", property(lambda _: pytest.fail("it was asked")))
+    again = host.run(plural, entry)
+    assert (again["changed"], again["pending"], again["blocked"]) == (False, [], [])
+    assert again[plural] == first[plural]
+    with pytest.raises(pytest.fail.Exception, match="it was asked"):
+        host.run(plural, {**entry, "uuid": "6e1d1e7c-9a1c-4c5e-8a7f-0d3f0c6b7a10"})
+
+
 @pytest.mark.parametrize(("stated", "managed"), [({}, "yes"), ({"managed": False}, "no")])
 def test_functions_are_taken_from_the_host_unless_it_is_stated(networks, host, stated, managed):
     pool = {"name": "vfs", "mode": "hostdev", "addresses": ["0000:03:10.0"], "state": "inactive"}
@@ -227,7 +243,7 @@ def test_guests_are_plugged_in_again_where_the_bridge_went(host, monkeypatch, po
     kind = host.kind("networks")
     kind.local = True
     monkeypatch.setattr(
-        "ansible.module_utils.resource.networks.plugs",
+        "ansible.module_utils.resource.network_live.plugs",
         lambda _connection, _name: [("web", "vnet0"), ("db", "vnet3"), ("off", "")],
     )
     kind.restart("lan", {})
