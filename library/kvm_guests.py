@@ -242,8 +242,7 @@ def main() -> None:
         },
         supports_check_mode=True,
     )
-    options = dict(module.params)
-    module.params["guests"] = echoed(module.params["guests"])
+    options = module.take("guests", echoed)
     try:
         outcome = converge_guests(options, module.run_command, module.check_mode)
     except VirtfleetError as error:

@@ -188,8 +188,7 @@ def main() -> None:
         },
         supports_check_mode=True,
     )
-    options = dict(module.params)
-    module.params["secrets"] = echoed(module.params["secrets"])
+    options = module.take("secrets", echoed)
     try:
         outcome = converge_resources("secrets", options, module.run_command, module.check_mode)
     except VirtfleetError as error:

@@ -4,7 +4,11 @@
 
 from __future__ import annotations
 
+from typing import Any, Callable
+
 from ansible.module_utils.basic import AnsibleModule
+
+_VERBOSE = 3  # -vvv, from where on Ansible shows the arguments of a call
 
 
 class QuietModule(AnsibleModule):
@@ -16,3 +20,17 @@ class QuietModule(AnsibleModule):
 
     def _log_invocation(self) -> None:
         """Note nothing."""
+
+    def take(self, key: str, echoed: Callable[[Any], Any]) -> dict[str, Any]:
+        """Return the arguments, and leave of the list under a key what may be ``echoed`` of it.
+
+        Without -vvv that is how long it is: an answer with all of hundreds of entries takes longer
+        than the work, and what is shown holds none of it.
+        """
+        options = dict(self.params)
+        entries = options[key]
+        if self._verbosity >= _VERBOSE:
+            self.params[key] = echoed(entries)
+        else:
+            self.params[key] = f"{len(entries)} entries, shown with -vvv"
+        return options

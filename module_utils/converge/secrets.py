@@ -11,22 +11,21 @@ HIDDEN = "********"  # what stands for a password wherever one is shown
 ECHOED = "VALUE_SPECIFIED_IN_NO_LOG_PARAMETER"  # the same in Ansible's own words
 
 # In a domain's XML: an attribute of libvirt's own, and what is handed on to QEMU as it is
-# (`-object secret,data=…`, `-vnc :1,password=…`, an environment variable).
-_ATTRIBUTE = re.compile(r"""(\bpassw(?:or)?d\s*=\s*)(?:'[^']*'|"[^"]*")""", re.IGNORECASE)
-_OPTION = re.compile(
-    r"""((?:password|passwd|\bsecret,(?:[^'",]*,)*data)=)[^'",<>\s]+""", re.IGNORECASE
-)
-_VARIABLE = re.compile(
-    r"""(\bname\s*=\s*(['"])\w*(?:PASSW|SECRET|TOKEN|KEY)\w*\2\s+value\s*=\s*)(?:'[^']*'|"[^"]*")""",
-    re.IGNORECASE,
+# (`-object secret,data=…`, `-vnc :1,password=…`, an environment variable). Few runs need them, so
+# they are compiled when they are first used.
+_ATTRIBUTE = r"""(?i)(\bpassw(?:or)?d\s*=\s*)(?:'[^']*'|"[^"]*")"""
+_OPTION = r"""(?i)((?:password|passwd|\bsecret,(?:[^'",]*,)*data)=)[^'",<>\s]+"""
+_VARIABLE = (
+    r"""(?i)(\bname\s*=\s*(['"])\w*(?:PASSW|SECRET|TOKEN|KEY)\w*\2\s+value\s*=\s*)"""
+    r"""(?:'[^']*'|"[^"]*")"""
 )
 
 
 def concealed(xml: str) -> str:
     """Return a fragment of XML with the passwords in it replaced."""
-    xml = _VARIABLE.sub(rf"\1'{HIDDEN}'", xml)
-    xml = _ATTRIBUTE.sub(rf"\1'{HIDDEN}'", xml)
-    return _OPTION.sub(rf"\1{HIDDEN}", xml)
+    xml = re.sub(_VARIABLE, rf"\1'{HIDDEN}'", xml)
+    xml = re.sub(_ATTRIBUTE, rf"\1'{HIDDEN}'", xml)
+    return re.sub(_OPTION, rf"\1{HIDDEN}", xml)
 
 
 def echoed(value: Any) -> Any:

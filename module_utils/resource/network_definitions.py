@@ -9,7 +9,8 @@ from typing import TYPE_CHECKING, Any, Iterator
 from ..converge.errors import Problem
 from ..virt import network, network_rules
 from ..virt.fields import Edits, patch_fields
-from ..virt.mark import Mark, mark_of, put_mark
+from ..virt.mark import Mark
+from ..virt.marking import mark_of, put_mark
 from .definitions import Definitions, Stated, present
 
 if TYPE_CHECKING:

@@ -150,7 +150,8 @@ class Networks(Kind):
 
     def adopt(self, seen: Seen) -> None:
         """Give it our mark; nothing else of it changes."""
-        from ..virt.mark import Mark, write_mark
+        from ..virt.mark import Mark
+        from ..virt.marking import write_mark
 
         mark = Mark(self.fleet, seen.name, kind=self.word)
         self.define(write_mark(seen.inactive, mark))

@@ -39,8 +39,9 @@ _SECRET = re.compile(
     r"passw|secret|token|private|credential|psk|(?<![a-z])key(?![a-z])", re.IGNORECASE
 )
 # All but YAML's printable characters, and those that it takes for ends of lines (YAML 1.2, 5.1 and
-# YAML 1.1, 4.2); JSON may leave them as they are.
-_UNPRINTABLE = re.compile(
+# YAML 1.1, 4.2); JSON may leave them as they are. Compiled only when it is asked for: a set of so
+# many characters takes long.
+_UNPRINTABLE = (
     "[^\t\n\r\x20-\x7e\xa0-\u2027\u202a-\ud7ff\ue000-\ufefe\uff00-\ufffd\U00010000-\U0010ffff]"
 )
 
@@ -173,7 +174,7 @@ def changes(former: Documents, wanted: Documents) -> Iterator[tuple[str, Any, An
 def _yaml(value: Any) -> str:
     """Return a value as YAML, which JSON is but for characters that must not stand there."""
     text = json.dumps(value, ensure_ascii=False, indent=2)
-    return _UNPRINTABLE.sub(lambda found: f"\\u{ord(found.group()):04x}", text) + "\n"
+    return re.sub(_UNPRINTABLE, lambda found: f"\\u{ord(found.group()):04x}", text) + "\n"
 
 
 def files(seed: Documents) -> dict[str, str]:

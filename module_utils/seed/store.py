@@ -13,10 +13,12 @@ import os
 import shutil
 import subprocess
 from contextlib import suppress
-from typing import Any, Collection
+from typing import TYPE_CHECKING, Any, Collection
 
 from ..converge.errors import VirtfleetError
-from .documents import Documents, files
+
+if TYPE_CHECKING:
+    from .documents import Documents
 
 TOOLS = ("xorrisofs", "genisoimage", "mkisofs")  # of one command line, the best kept one first
 INSTALL = "install xorriso, as the role kvm_host does"
@@ -70,6 +72,8 @@ class Seeds:
             os.makedirs(path, exist_ok=True)
             os.chmod(path, _FOLDER)
         import tempfile  # only where a seed is made
+
+        from .documents import files
 
         with tempfile.TemporaryDirectory(prefix=".new-", dir=folder) as scratch:  # 0700
             inside = os.path.join(scratch, "files")

@@ -11,8 +11,9 @@ import errno
 import sys
 import threading
 import time
+from collections import deque
 from contextlib import contextmanager, suppress
-from typing import Any, Callable, Collection, Iterable, Iterator
+from typing import Any, Callable, Collection, Iterable, Iterator, Sequence
 
 from ..converge.errors import VirtfleetError, system_says
 from .events import LOOP, Heard
@@ -25,6 +26,7 @@ _SOONEST, _SHARE, _LATEST = 0.5, 0.1, 5.0
 # Of what takes libvirt long (it validates a definition, starts QEMU): so many at once. Its daemons
 # take five calls of one connection at a time (max_client_requests).
 AT_ONCE = 4
+_MANY = 16  # questions, from where on they are worth threads
 
 
 class ConnectError(VirtfleetError):
@@ -103,6 +105,36 @@ class Connection:
                 libvirt.VIR_ERR_NO_STORAGE_VOL,
             ):
                 raise
+
+    def ask(self, questions: Sequence[Callable[[], Any]]) -> list[Any]:
+        """Return what libvirt answers to each, None of what is gone; many are asked side by side.
+
+        The first error is raised.
+        """
+        answers: list[Any] = [None] * len(questions)
+        left = deque(enumerate(questions))
+        errors: list[Exception] = []
+
+        def work() -> None:
+            while left and not errors:
+                with suppress(IndexError):  # another took the last one
+                    number, question = left.popleft()
+                    try:
+                        with self.passing():
+                            answers[number] = question()
+                    except self.libvirt.libvirtError as error:
+                        errors.append(error)
+
+        others = AT_ONCE - 1 if len(questions) >= _MANY else 0
+        threads = [threading.Thread(target=work, daemon=True) for _ in range(others)]
+        for thread in threads:
+            thread.start()
+        work()
+        for thread in threads:
+            thread.join()
+        if errors:
+            raise errors[0]
+        return answers
 
     def each(
         self, names: Iterable[str], work: Callable[[str], Any], at_once: int = 1

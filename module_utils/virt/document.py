@@ -20,7 +20,8 @@ from .order import ORDER
 Element = ET.Element
 
 MAX_DEPTH = 100  # libvirt's own documents stay far below; libxml2 itself stops at 256
-_ILLEGAL = re.compile("[^\t\n\r\x20-\ud7ff\ue000-\ufffd\U00010000-\U0010ffff]")
+# Compiled when it is first asked for, which takes long: a set of so many characters.
+_ILLEGAL = "[^\t\n\r\x20-\ud7ff\ue000-\ufffd\U00010000-\U0010ffff]"
 _ATTRIBUTE = {
     "&": "&amp;",
     "<": "&lt;",
@@ -46,7 +47,7 @@ class XmlError(VirtfleetError):
 
 def illegal(text: str) -> bool:
     """Return whether XML 1.0 has no way to say the text (control characters, lone surrogates)."""
-    return _ILLEGAL.search(text) is not None
+    return re.search(_ILLEGAL, text) is not None
 
 
 class _Builder:

@@ -6,12 +6,15 @@ from __future__ import annotations
 
 import re
 from dataclasses import dataclass, field
-from typing import Any, Mapping
+from typing import TYPE_CHECKING, Any, Mapping
 
 from .document import Document, Element, Fresh, XmlError, illegal, insert
 from .identity import LOCAL, uuid_for
-from .mark import Mark, put_mark
+from .marking import put_mark
 from .patcher import patch_root
+
+if TYPE_CHECKING:
+    from .mark import Mark
 
 _SKELETON = "<domain>\n  <name/>\n  <vcpu placement='static'>1</vcpu>\n</domain>\n"
 _MERGED = ("features", "cpu", "clock")  # whose defaults hold beside what was stated in them

@@ -11,7 +11,6 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, Any, Callable, Mapping, NamedTuple
 
-from ...seed.declaration import Declaration
 from .seeding import KEY
 
 if TYPE_CHECKING:
@@ -27,6 +26,8 @@ def _bridged(nic: Mapping[str, Any], leads: Callable[[str], bool]) -> bool:
 
 def _addresses(stated: Mapping[str, Any], number: int) -> list[str]:
     """Return the IPv4 addresses of a NIC where these are all that it will have."""
+    from ...seed.declaration import Declaration  # compiled on the host, so only where needed
+
     declared = stated.get(KEY)
     if not isinstance(declared, Declaration) or declared.network_config is not None:
         return []

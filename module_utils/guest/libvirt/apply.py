@@ -14,7 +14,8 @@ from typing import TYPE_CHECKING, Any, Callable, Iterable, Mapping, Sequence
 from ...converge.action import LIVE
 from ...converge.errors import VirtfleetError
 from ...virt.connection import AT_ONCE
-from ...virt.mark import NAMESPACE, PREFIX, Mark, metadata, read_mark, write_mark
+from ...virt.mark import NAMESPACE, PREFIX, Mark
+from ...virt.marking import metadata, read_mark, write_mark
 from ...virt.nic import ANTISPOOFING
 from ...virt.patcher import patch
 from ...virt.writer import write

@@ -15,7 +15,6 @@ from ...converge.answers import Answers
 from ...converge.compare import compare
 from ...converge.errors import Problem, shown, unknown
 from ...converge.secrets import concealed
-from ...seed.documents import masked
 from ...units import UnitError, format_size, parse_duration, parse_size
 from ..engine import ACTIVE, Differences
 from ..spec import (
@@ -248,6 +247,7 @@ class LibvirtDialect:
 
     def masked(self, spec: Mapping[str, Any]) -> dict[str, Any]:
         """Return a spec as it may be shown: without passwords."""
+        from ...seed.documents import masked
         from ...virt.domain import FIELDS, XML
 
         masks: dict[str, Callable[[Any], Any]] = {one.key: one.masked for one in FIELDS}

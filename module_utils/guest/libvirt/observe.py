@@ -4,11 +4,11 @@
 
 from __future__ import annotations
 
-from contextlib import suppress
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any, Collection, Mapping
+from functools import partial
+from typing import TYPE_CHECKING, Any, Collection, Mapping, Sequence
 
-from ...virt.mark import Mark, mark_of
+from ...virt.mark import Mark
 from ..engine import ACTIVE, FAILED, PAUSED, RUNNING, SAVED, STOPPED, Observed
 from ..spec import digest
 from .dialect import ENGINE
@@ -71,9 +71,22 @@ def owned_files(root: Element, mark: Mark | None) -> tuple[str, ...]:
     return tuple(found)
 
 
+def _passing(domain: Any, state: str) -> Observed:
+    return Observed(
+        name=domain.name(),
+        engine=ENGINE,
+        state=state,
+        owned=False,
+        uuid=domain.UUIDString(),
+        problem="it runs without a definition of its own (a transient domain)",
+        remedy="define it (virsh define), or stop it and declare it again",
+    )
+
+
 def _read(xml: str) -> dict[str, Any]:
     """Return what a domain's XML says, as plain values."""
-    from ...virt.reader import domain_tree, read_root  # compiled on the host, so only where needed
+    from ...virt.marking import mark_of  # compiled on the host, so only where needed
+    from ...virt.reader import domain_tree, read_root
 
     root = domain_tree(xml)
     mark = mark_of(root)
@@ -98,6 +111,8 @@ class Observer:
         self.seeds = seeds
         self.answers = answers
         self.libvirt = connection.libvirt
+        self._secure = self.libvirt.VIR_DOMAIN_XML_SECURE
+        self._stored = self._secure | self.libvirt.VIR_DOMAIN_XML_INACTIVE
         self.known = known or {}
 
     def _listed(self, flag: int) -> set[str]:
@@ -117,35 +132,38 @@ class Observer:
         saved = self._listed(libvirt.VIR_CONNECT_LIST_DOMAINS_MANAGEDSAVE)
         passing = self._listed(libvirt.VIR_CONNECT_LIST_DOMAINS_TRANSIENT)
         words = _states(libvirt)
-        found = {}
+        states, asked = {}, []
         for domain, values in wanted:
             name = domain.name()
             state = words.get(values.get("state.state", -1), STOPPED)
-            if state == STOPPED and name in saved:
-                state = SAVED
-            # Another process may have removed it since.
-            with suppress(libvirt.libvirtError):
-                found[name] = self._guest(
-                    domain, name, state, name in autostarted, passing=name in passing
-                )
+            states[name] = SAVED if state == STOPPED and name in saved else state
+            if name not in passing:
+                asked.append((domain, self._stored))
+                if state in ACTIVE:
+                    asked.append((domain, self._secure))
+        texts = self._texts(asked)
+        found = {}
+        for domain, _ in wanted:
+            name = domain.name()
+            if name in passing:
+                found[name] = _passing(domain, states[name])
+                continue
+            inactive, live = (texts.get((name, flag)) for flag in (self._stored, self._secure))
+            # What another process has removed meanwhile has none.
+            if inactive is not None and (live is not None or states[name] not in ACTIVE):
+                found[name] = self._guest(name, states[name], inactive, live, name in autostarted)
         return found
 
+    def _texts(self, asked: Sequence[tuple[Any, int]]) -> dict[tuple[str, int], str]:
+        """Return the XML of domains, by name and flags, of those that are still there."""
+        questions = [partial(domain.XMLDesc, flags) for domain, flags in asked]
+        keys = [(domain.name(), flags) for domain, flags in asked]
+        found = zip(keys, self.connection.ask(questions))
+        return {key: text for key, text in found if text is not None}
+
     def _guest(
-        self, domain: Any, name: str, state: str, autostart: bool, *, passing: bool
+        self, name: str, state: str, inactive: str, live: str | None, autostart: bool
     ) -> Observed:
-        secure = self.libvirt.VIR_DOMAIN_XML_SECURE
-        if passing:
-            return Observed(
-                name=name,
-                engine=ENGINE,
-                state=state,
-                owned=False,
-                uuid=domain.UUIDString(),
-                problem="it runs without a definition of its own (a transient domain)",
-                remedy="define it (virsh define), or stop it and declare it again",
-            )
-        inactive = domain.XMLDesc(secure | self.libvirt.VIR_DOMAIN_XML_INACTIVE)
-        live = domain.XMLDesc(secure) if state in ACTIVE else None
         known = self.known.get(name)
         if (
             known is not None

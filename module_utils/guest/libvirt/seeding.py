@@ -12,11 +12,10 @@ from typing import TYPE_CHECKING, Any, Iterable, Iterator, Mapping, NamedTuple
 
 from ...converge.action import NEXT_BOOT, Edit
 from ...converge.errors import Problem, shown
-from ...seed import documents as texts
-from ...seed.declaration import Declaration
 from ...virt.identity import uuid_for
 
 if TYPE_CHECKING:
+    from ...seed.declaration import Declaration
     from ...seed.store import Seeds
     from ..engine import Observed
 
@@ -128,9 +127,12 @@ def seeding(
     own = has is not None and seeds.holds(has["file"], str(stated["name"]))
     if KEY not in stated:
         return None if has is None else _kept(seeds, str(stated["name"]), former, has)
+    if declared is None and has is None:
+        return None
+    from ...seed import documents as texts  # compiled on the host, so only where there are seeds
+    from ...seed.declaration import Declaration
+
     if declared is None:
-        if has is None:
-            return None
         gone = Edit(KEY, texts.masked(former or {}), None, NEXT_BOOT)
         return Seeding(None, None, (gone,))
     if not isinstance(declared, Declaration):  # as it was observed, for a guest that is made anew

@@ -4,7 +4,8 @@
 
 from __future__ import annotations
 
-from ansible.module_utils.virt.mark import Mark, read_mark, write_mark
+from ansible.module_utils.virt.mark import Mark
+from ansible.module_utils.virt.marking import read_mark, write_mark
 from ansible.module_utils.virt.reader import read
 
 MARK = Mark("a & 'b'", "web<01>", "f" * 64, ("vda", "vdb"))

@@ -12,7 +12,8 @@ from ansible.module_utils.virt.document import Document, XmlError
 from ansible.module_utils.virt.domain import FIELDS
 from ansible.module_utils.virt.fields import Group, Leaf
 from ansible.module_utils.virt.lists import Items
-from ansible.module_utils.virt.mark import Mark, read_mark
+from ansible.module_utils.virt.mark import Mark
+from ansible.module_utils.virt.marking import read_mark
 from ansible.module_utils.virt.patcher import patch
 from ansible.module_utils.virt.reader import read
 from ansible.module_utils.virt.writer import Capabilities, write
