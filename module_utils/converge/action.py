@@ -9,7 +9,7 @@ known to be outstanding, what is blocked was refused: neither ever counts as a c
 from __future__ import annotations
 
 from dataclasses import dataclass, replace
-from typing import Any, Iterable
+from typing import Any, Iterable, NamedTuple
 
 ACTIONS = (
     "create",
@@ -35,8 +35,7 @@ WHENS = (LIVE, NEXT_BOOT, NOW)
 REPLACE = "replace"  # no action: what differs is what the object is, so it can only be made anew
 
 
-@dataclass(frozen=True)
-class Change:
+class Change(NamedTuple):
     """One value that differs: where it stands, what it is, what it shall be; None is nothing."""
 
     path: str
@@ -48,13 +47,15 @@ class Change:
         return {"path": self.path, "before": self.before, "after": self.after}
 
 
-@dataclass(frozen=True)
-class Edit(Change):
+class Edit(NamedTuple):
     """A difference of something that may run, and when it can take effect there.
 
     ``when`` is live, next_boot or replace.
     """
 
+    path: str
+    before: Any
+    after: Any
     when: str = NEXT_BOOT
 
 
@@ -63,7 +64,7 @@ def plain(edits: Iterable[Edit]) -> list[Change]:
     return [Change(edit.path, edit.before, edit.after) for edit in edits]
 
 
-def differs(changes: Iterable[Change]) -> str:
+def differs(changes: Iterable[Change | Edit]) -> str:
     """Return the reason for an update in words: "memory and vcpus differ"."""
     names = [change.path for change in changes]
     if len(names) == 1:
@@ -115,8 +116,7 @@ class Action:
         }
 
 
-@dataclass(frozen=True)
-class Pending:
+class Pending(NamedTuple):
     """Something known to be outstanding that nobody asked to be done now.
 
     ``kind`` is a fixed word (restart_required, older_helper, …); ``remedy`` says how it goes away.
@@ -141,8 +141,7 @@ class Pending:
         }
 
 
-@dataclass(frozen=True)
-class Blocked:
+class Blocked(NamedTuple):
     """Something that was asked for and refused; ``remedy`` says what would unblock it."""
 
     object: str
@@ -160,8 +159,7 @@ class Blocked:
         }
 
 
-@dataclass(frozen=True)
-class Plan:
+class Plan(NamedTuple):
     """The outcome of planning, the same in check mode and in a real run."""
 
     actions: tuple[Action, ...] = ()

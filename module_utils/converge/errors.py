@@ -7,8 +7,7 @@ Nothing below library/ ends a module: it raises one of these, and main() makes t
 
 from __future__ import annotations
 
-from dataclasses import dataclass
-from typing import Any, Iterable, Sequence
+from typing import Any, Iterable, NamedTuple, Sequence
 
 _SHOWN = 60  # characters of a found value in a message
 
@@ -33,8 +32,7 @@ def system_says(error: OSError) -> str:
     return f"{where}{error.strerror or error}"
 
 
-@dataclass(frozen=True)
-class Problem:
+class Problem(NamedTuple):
     """One thing wrong in the input, at the path of its key (``guests[2].memory``)."""
 
     path: str

@@ -9,8 +9,17 @@ made of is its `Dialect`, which is pure: it checks input and finds differences.
 
 from __future__ import annotations
 
-from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any, Callable, Collection, Iterable, Mapping, Protocol, Sequence
+from typing import (
+    TYPE_CHECKING,
+    Any,
+    Callable,
+    Collection,
+    Iterable,
+    Mapping,
+    NamedTuple,
+    Protocol,
+    Sequence,
+)
 
 if TYPE_CHECKING:
     from ..converge.action import Action, Change, Edit
@@ -35,8 +44,7 @@ BOOT_KEYS = (
 )
 
 
-@dataclass(frozen=True, eq=False, repr=False)
-class Observed:
+class Observed(NamedTuple):
     """One guest as it is.
 
     ``spec`` is its definition, None where a process of that name runs without one. ``machine`` is
@@ -99,8 +107,7 @@ def _no_image(_: str) -> None:
     return None
 
 
-@dataclass(frozen=True, eq=False, repr=False)
-class Host:
+class Host(NamedTuple):
     """What planning must know of the host.
 
     ``name`` is its inventory name, ``kernel`` the file of the kernel that it runs itself,
@@ -115,8 +122,7 @@ class Host:
     image: Callable[[str], str | None] = _no_image
 
 
-@dataclass(frozen=True, eq=False, repr=False)
-class Differences:
+class Differences(NamedTuple):
     """What differs between what was stated and a guest that is there.
 
     ``edits`` are to be made. ``restart`` is what a running guest has not taken over even then, and
@@ -129,8 +135,7 @@ class Differences:
     refused: tuple[tuple[str, str], ...] = ()
 
 
-@dataclass(frozen=True, eq=False, repr=False)
-class Failure:
+class Failure(NamedTuple):
     """An action that could not be carried out."""
 
     action: Action

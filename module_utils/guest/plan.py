@@ -9,8 +9,7 @@ until it gets the other one, which it can while it does not run.
 
 from __future__ import annotations
 
-from dataclasses import dataclass, field
-from typing import TYPE_CHECKING, Any, Iterable, Mapping, Sequence
+from typing import TYPE_CHECKING, Any, Iterable, Mapping, NamedTuple, Sequence
 
 from ..converge.action import (
     LIVE,
@@ -44,16 +43,15 @@ NOT_AUTOSTARTED = "not_autostarted"
 RENAME_WAITS = "rename_waits"
 
 
-@dataclass(frozen=True)
-class Planned:
+class Planned(NamedTuple):
     """The plan, and the whole spec of each guest that it creates, updates or starts.
 
     ``guests`` are the declared ones under the names that they have when it is carried out.
     """
 
     plan: Plan
-    specs: dict[str, dict[str, Any]] = field(default_factory=dict)
-    guests: Sequence[Declared] = ()
+    specs: Mapping[str, Mapping[str, Any]]
+    guests: Sequence[Declared]
 
 
 def _kept(guest: Declared, seen: Observed | None, key: str) -> Any:

@@ -8,8 +8,7 @@ nothing to do waits for nobody; with something to do it is made again under the 
 
 from __future__ import annotations
 
-from dataclasses import dataclass, field, replace
-from typing import TYPE_CHECKING, Any, Callable, Mapping, Sequence
+from typing import TYPE_CHECKING, Any, Callable, Mapping, NamedTuple, Sequence
 
 from ..converge.errors import InputError, VirtfleetError
 from ..converge.result import accept, result, summary
@@ -24,8 +23,7 @@ if TYPE_CHECKING:
     from .spec import Declared
 
 
-@dataclass(frozen=True, eq=False, repr=False)
-class Wish:
+class Wish(NamedTuple):
     """What a run is asked for; see the options of the module kvm_guests.
 
     ``remember`` writes down what a fleet's plan says, before anything of it is carried out. A plan
@@ -35,13 +33,12 @@ class Wish:
     guests: Sequence[object]
     fleet: str = "local"
     prune: bool = False
-    expect: Mapping[str, str] = field(default_factory=dict)
+    expect: Mapping[str, str] = {}
     remember: Callable[[], None] = lambda: None
     claims: bool = False
 
 
-@dataclass(frozen=True, eq=False, repr=False)
-class _Round:
+class _Round(NamedTuple):
     """What was read, desired and planned in one go."""
 
     observed: Mapping[str, Observed]
@@ -73,7 +70,7 @@ def _plan(engines: Engines, wish: Wish, host: Host, *, check_mode: bool) -> _Rou
     problems = engines.preflight(planned.plan.actions, planned.specs, check_mode=check_mode)
     if problems:
         places = {name: guest.path for guest in declared for name in _called(guest)}
-        raise InputError([replace(p, path=_place(p.path, places)) for p in problems])
+        raise InputError([p._replace(path=_place(p.path, places)) for p in problems])
     return _Round(observed, declared, planned)
 
 

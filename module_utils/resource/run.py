@@ -10,7 +10,7 @@ from __future__ import annotations
 
 import os
 from contextlib import contextmanager
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, Callable, Iterator, Mapping, Sequence
 
 from ..converge.errors import InputError, VirtfleetError
@@ -77,7 +77,7 @@ def _plan(kind: Kind, wish: Wish, *, check_mode: bool) -> _Round:
     staying = {name: seen for name, seen in observed.items() if name not in going}
     places = {one.name: one.path for one in declared}
     problems = [
-        replace(problem, path=_placed(problem.path, places))
+        problem._replace(path=_placed(problem.path, places))
         for problem in (kind.clashes(stated, staying, check_mode=check_mode) if stated else ())
     ]
     if problems:

@@ -8,7 +8,7 @@ difference; null takes it away. ``check`` returns the canonical value and collec
 
 from __future__ import annotations
 
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, field
 from typing import Any, Callable, Mapping, Sequence, Union
 
 from ..converge.action import LIVE, NEXT_BOOT, REPLACE, Edit
@@ -63,7 +63,7 @@ class Edits:
 
     def settle(self, since: int, when: Callable[[Edit], str]) -> None:
         """Say anew when those that were found since then take effect."""
-        self.found[since:] = [replace(edit, when=when(edit)) for edit in self.found[since:]]
+        self.found[since:] = [edit._replace(when=when(edit)) for edit in self.found[since:]]
 
 
 def clear(element: Element, names: Sequence[str]) -> None:

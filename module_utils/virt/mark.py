@@ -4,14 +4,13 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from typing import NamedTuple
 
 NAMESPACE = "urn:virtfleet:1"
 PREFIX = "virtfleet"
 
 
-@dataclass(frozen=True)
-class Mark:
+class Mark(NamedTuple):
     """Fleet and name of an object, the digest of its spec, and the files of the disks it owns.
 
     A ``protected`` one is neither removed nor made anew.

@@ -11,7 +11,6 @@ from __future__ import annotations
 import json
 import os
 from contextlib import suppress
-from dataclasses import replace
 from typing import (
     TYPE_CHECKING,
     Any,
@@ -170,7 +169,7 @@ class IoctlEngine:
         silent = [name for name, seen in found.items() if _left_no_word(seen)]
         for name, reason in self.supervisor.ends(silent).items():
             record = {"status": None, "reason": reason}
-            found[name] = replace(found[name], state=FAILED, exit=record)
+            found[name] = found[name]._replace(state=FAILED, exit=record)
         return found
 
     def console(self, name: str, limit: int) -> bytes:

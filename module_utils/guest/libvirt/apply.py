@@ -7,7 +7,6 @@ from __future__ import annotations
 import os
 from collections import Counter
 from contextlib import suppress
-from dataclasses import replace
 from threading import Lock
 from typing import TYPE_CHECKING, Any, Callable, Iterable, Mapping, Sequence
 
@@ -182,7 +181,7 @@ class Applier:
         """
         domain = self._domain(former)
         self._unchanged(domain, self.seen[former])
-        self._put_mark(former, replace(self._marked(former), name=name))
+        self._put_mark(former, self._marked(former)._replace(name=name))
         domain.rename(name, 0)
         del self.seen[former]
         self.seen.update(self.engine.observer().observe([name]))
@@ -265,7 +264,7 @@ class Applier:
             domain.setAutostart(int(bool(spec["autostart"])))
         if "protected" in changed:
             mark = self._marked(name)
-            self._put_mark(name, replace(mark, protected=bool(spec["protected"])))
+            self._put_mark(name, mark._replace(protected=bool(spec["protected"])))
 
     def _marked(self, name: str) -> Mark:
         return read_mark(self._inactive(self._domain(name))) or Mark(self.fleet, name)
@@ -275,7 +274,7 @@ class Applier:
         mark = self._marked(name)
         disks = tuple(dict.fromkeys((*mark.disks, *files)))
         if disks != mark.disks:
-            self._put_mark(name, replace(mark, disks=disks))
+            self._put_mark(name, mark._replace(disks=disks))
         return self._inactive(self._domain(name))
 
     def _renew(self, name: str, spec: Mapping[str, Any]) -> None:

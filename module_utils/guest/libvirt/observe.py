@@ -4,9 +4,8 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
 from functools import partial
-from typing import TYPE_CHECKING, Any, Collection, Mapping, Sequence
+from typing import TYPE_CHECKING, Any, Collection, Mapping, NamedTuple, Sequence
 
 from ...virt.mark import Mark
 from ..engine import ACTIVE, FAILED, PAUSED, RUNNING, SAVED, STOPPED, Observed
@@ -23,8 +22,7 @@ if TYPE_CHECKING:
 _FOREIGN = Mark("", "")
 
 
-@dataclass(frozen=True, eq=False, repr=False)
-class Detail:
+class Detail(NamedTuple):
     """What the engine needs of a domain: its XML at the next boot, and as it runs.
 
     ``seed`` is the disk of its seed at the next boot.
@@ -92,7 +90,7 @@ def _read(xml: str) -> dict[str, Any]:
     mark = mark_of(root)
     return {
         "keys": read_root(root),
-        "mark": None if mark is None else vars(mark),
+        "mark": None if mark is None else mark._asdict(),
         "files": owned_files(root, mark),
     }
 

@@ -6,7 +6,6 @@ from __future__ import annotations
 
 import json
 import random
-from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -84,7 +83,7 @@ def test_plan(case):
     made = plan(
         declared_from(case.get("declared", []), observed),
         observed,
-        replace(HOST, **case.get("host", {})),
+        HOST._replace(**case.get("host", {})),
         prune=case.get("prune", False),
         expect=case.get("expect"),
     ).plan
@@ -163,7 +162,7 @@ def random_world(chance):
     for entry in entries:
         if entry["name"] in "cde" and chance.random() < 0.7:
             entry["was"] = f"old-{entry['name']}"
-    host = replace(HOST, supervised=chance.random() < 0.5)
+    host = HOST._replace(supervised=chance.random() < 0.5)
     return declared_from(entries), observed, host, chance.random() < 0.3
 
 
@@ -182,19 +181,19 @@ def applied(observed, planned, host):
                 seen = after.pop(action.changes[0].before)
                 assert seen.state != "running", "a running guest was renamed"
             seen = seen or Observed(name, "ioctl", fleet="local")
-            after[name] = replace(seen, **values)
+            after[name] = seen._replace(**values)
         elif action.action == "delete":
             assert seen.state != "running", "a running guest was removed"
             del after[name]
         elif action.action == "stop":
-            after[name] = replace(seen, state="stopped", booted=None, helper=None)
+            after[name] = seen._replace(state="stopped", booted=None, helper=None)
             if seen.spec is None:
                 del after[name]
         else:
             assert action.action in ("start", "restart")
             assert (seen.state == "running") == (action.action == "restart")
-            after[name] = replace(
-                seen, state="running", booted=seen.machine, helper=host.helper, exit=None
+            after[name] = seen._replace(
+                state="running", booted=seen.machine, helper=host.helper, exit=None
             )
     return after
 

@@ -9,7 +9,7 @@ import json
 from pathlib import Path
 
 import pytest
-from ansible.module_utils.converge.action import Change, Edit
+from ansible.module_utils.converge.action import Edit, plain
 from ansible.module_utils.virt.check import check
 from ansible.module_utils.virt.document import Document, XmlError
 from ansible.module_utils.virt.domain import FIELDS, KEYS
@@ -48,8 +48,7 @@ def test_a_patch(case, valid):
 
 
 def test_changes_are_those_of_a_plan():
-    change = patch(domain("running"), {"vcpus": 3}).changes[0]
-    assert isinstance(change, Change)
+    (change,) = plain(patch(domain("running"), {"vcpus": 3}).changes)
     assert change.to_dict() == {"path": "vcpus", "before": 2, "after": 3}
 
 
