@@ -87,7 +87,7 @@ class Driver:
         for domain in self.domains():
             if domain.isActive():
                 domain.destroy()
-            domain.undefine()
+            domain.undefineFlags(libvirt.VIR_DOMAIN_UNDEFINE_MANAGED_SAVE)
 
     def close(self) -> None:
         """Take the domains away and let the driver go."""

@@ -197,13 +197,16 @@ class Applier:
 
     def _unchanged(self, domain: Any, seen: Observed) -> str:
         """Return the persistent XML; ChangedError where it is not the one that was planned for."""
-        now = self._inactive(domain)
-        if now != seen.detail.inactive:
+        self._still(domain, seen.detail.inactive)
+        return str(seen.detail.inactive)
+
+    def _still(self, domain: Any, expected: str) -> None:
+        """Raise ChangedError where the persistent XML is another one by now."""
+        if self._inactive(domain) != expected:
             raise ChangedError(
                 "somebody else changed it since it was looked at",
                 remedy="run again, to plan from what it is now",
             )
-        return now
 
     def _inactive(self, domain: Any) -> str:
         libvirt = self.connection.libvirt
@@ -256,6 +259,7 @@ class Applier:
                 domain.blockResize(image.target, image.size, flag)
         wanted = patch(now, self._keys(spec, now), fleet=self.fleet).xml
         if wanted != now:
+            self._still(domain, now)  # what was done live may have taken long
             self._define(wanted)
         if seen.state != SAVED:  # which goes on with the seed that it was saved with
             self._tidy(name, spec, seen.detail.live)
@@ -296,12 +300,17 @@ class Applier:
             xml = write_mark(patch(former, keys, fleet=self.fleet).xml, new)
         else:
             xml = self._written(name, spec, new)
+        renewals = self.engine.renewals
+        renewals.begin(name, xml)
         self._undefine(domain, keep_nvram=kept)
         try:
             made = self._define(xml)
         except self.connection.libvirt.libvirtError:
+            renewals.begin(name, former)
             self._define(former)
+            renewals.end(name)
             raise
+        renewals.end(name)
         _fit(mine)
         if spec.get("autostart"):
             made.setAutostart(1)
@@ -309,9 +318,10 @@ class Applier:
 
     def _delete(self, name: str, files: Sequence[str]) -> None:
         """Remove a domain, after the files that go with it: a second run finds the rest."""
-        domain = self._domain(name)
+        seen, domain = self.seen[name], self._domain(name)
         if domain.isActive():
             raise ChangedError("it runs again", remedy="run again, to plan from what it is now")
+        self._unchanged(domain, seen)
         for file in files:
             with suppress(FileNotFoundError):
                 os.unlink(file)

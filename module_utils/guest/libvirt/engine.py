@@ -18,9 +18,10 @@ from typing import TYPE_CHECKING, Any, Collection, Iterator, Mapping, Sequence
 from ...converge.errors import VirtfleetError
 from ...seed.store import Seeds
 from ...virt.connection import LOCAL_URI, LOST, ConnectError, Connection, said
-from ..engine import RUNNING, SAVED, Host, Observed
+from ..engine import RUNNING, SAVED, STOPPED, Host, Observed
 from .dialect import ENGINE, LibvirtDialect
 from .observe import Observer
+from .renewals import Renewals
 from .seeding import files as files_in
 
 if TYPE_CHECKING:
@@ -41,9 +42,9 @@ def _tree(xml: str) -> Element:
     return tree(xml)
 
 
-def _seeds_of(uri: str) -> str:
-    """Return the folder of the seeds of a libvirt: one of a host knows nothing of the others."""
-    return "seeds" if uri == LOCAL_URI else f"seeds-{sha256(uri.encode()).hexdigest()[:8]}"
+def _folder(word: str, uri: str) -> str:
+    """Return the folder of a libvirt's own: one of a host knows nothing of the others."""
+    return word if uri == LOCAL_URI else f"{word}-{sha256(uri.encode()).hexdigest()[:8]}"
 
 
 class LibvirtEngine:
@@ -84,7 +85,8 @@ class LibvirtEngine:
         self.memory = lru_cache(maxsize=None)(self._read_memory)
         self.local = uri.startswith("qemu:///") if local is None else local
         self._met: dict[str, list[str]] = {}
-        self.seeds = Seeds(os.path.join(state, _seeds_of(uri)))
+        self.seeds = Seeds(os.path.join(state, _folder("seeds", uri)))
+        self.renewals = Renewals(os.path.join(state, _folder("renewals", uri)))
         self._dialect = LibvirtDialect(
             self.machines,
             self.memory,
@@ -233,8 +235,19 @@ class LibvirtEngine:
         known, self.seen = self.seen, {}
         if connection is not None:
             with self._told():
-                self.seen = self.observer(known).observe(names)
+                observer = self.observer(known)
+                self.seen = observer.observe(names)
+                for name, xml in self.renewals.pending().items():
+                    wanted = names is None or name in names
+                    if wanted and name not in self.seen and not self._is_there(name):
+                        self.seen[name] = observer.guest(name, STOPPED, xml)
         return self.seen
+
+    def _is_there(self, name: str) -> bool:
+        found = []
+        with self._open().passing():
+            found.append(self._domain(name))
+        return bool(found)
 
     def console(self, name: str, limit: int) -> bytes:
         """Return nothing: what a domain writes to its console goes where its definition says."""
@@ -329,17 +342,25 @@ class LibvirtEngine:
         return found
 
     def unfinished(self) -> bool:
-        """Return whether an image was left half made, or a seed that no guest has.
+        """Return whether a guest or an image was left half made, or a seed that no guest has.
 
         All else is seen as a difference.
         """
-        if any(map(os.path.exists, self._halves())):
+        if self.renewals.pending() or any(map(os.path.exists, self._halves())):
             return True
         seeds = self._used_seeds(anew=False).items()
         return any(used is not None and self.seeds.unused(name, used) for name, used in seeds)
 
     def sweep(self) -> None:
-        """Clear half-made images away, and the seeds that no guest has."""
+        """Finish guests that were being made anew, and clear away what nobody has.
+
+        That is half-made images, and seeds.
+        """
+        for name, xml in self.renewals.pending().items():
+            with self._told():
+                if not self._is_there(name):
+                    self._open().handle.defineXML(xml)
+            self.renewals.end(name)
         for half in self._halves():
             with suppress(FileNotFoundError):
                 os.unlink(half)

@@ -13,7 +13,7 @@ import shutil
 import subprocess
 from contextlib import suppress
 from dataclasses import dataclass
-from typing import Any, Iterable, Mapping
+from typing import Any, Iterable, Iterator, Mapping
 
 from ...converge.errors import Problem, VirtfleetError, shown
 from ...units import format_size, parse_size
@@ -95,13 +95,26 @@ def capacity(file: str, kind: str) -> int | None:
     return int.from_bytes(header[24:32], "big")
 
 
-def backing(file: str, kind: str) -> str | None:
-    """Return the file that an image stands on, None where it stands alone or is not there."""
+def backing(file: str, kind: str) -> tuple[str, str] | None:
+    """Return the file that an image stands on and its format; None where it stands alone.
+
+    So it is where the image is not there.
+    """
     if kind == "raw" or not os.path.exists(file):
         return None
     told = json.loads(_qemu_img("info", "-U", "--output=json", "-f", kind, file))
-    below: str | None = told.get("full-backing-filename")
-    return below
+    below = told.get("full-backing-filename")
+    return None if below is None else (below, told.get("backing-filename-format") or "raw")
+
+
+def chain(file: str, kind: str) -> Iterator[str]:
+    """Yield the files that an image stands on, from the one next below it on."""
+    seen = {file}
+    found = backing(file, kind)
+    while found is not None and found[0] not in seen:
+        seen.add(found[0])
+        yield found[0]
+        found = backing(*found)
 
 
 def unfinished(file: str) -> str:

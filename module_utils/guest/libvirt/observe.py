@@ -149,7 +149,8 @@ class Observer:
             inactive, live = (texts.get((name, flag)) for flag in (self._stored, self._secure))
             # What another process has removed meanwhile has none.
             if inactive is not None and (live is not None or states[name] not in ACTIVE):
-                found[name] = self._guest(name, states[name], inactive, live, name in autostarted)
+                autostart = name in autostarted
+                found[name] = self.guest(name, states[name], inactive, live, autostart=autostart)
         return found
 
     def _texts(self, asked: Sequence[tuple[Any, int]]) -> dict[tuple[str, int], str]:
@@ -159,9 +160,16 @@ class Observer:
         found = zip(keys, self.connection.ask(questions))
         return {key: text for key, text in found if text is not None}
 
-    def _guest(
-        self, name: str, state: str, inactive: str, live: str | None, autostart: bool
+    def guest(
+        self,
+        name: str,
+        state: str,
+        inactive: str,
+        live: str | None = None,
+        *,
+        autostart: bool = False,
     ) -> Observed:
+        """Return a guest by its XML at its next boot, and the one that it runs with."""
         known = self.known.get(name)
         if (
             known is not None

@@ -16,7 +16,7 @@ from ...virt.reader import read
 from ..engine import former_name
 from .apply import files_of_action, images_of
 from .dialect import domain_keys
-from .images import backing, unfit
+from .images import ImageError, chain, unfit
 from .offer import KEYS as OFFERED
 from .offer import Offer, read_offer, unoffered
 from .references import Surroundings, absent, may_come, shared
@@ -30,7 +30,7 @@ if TYPE_CHECKING:
 Specs = Mapping[str, Mapping[str, Any]]
 
 _KEY = re.compile(r"[.\[]")  # where the first key of a path ends
-_REFERRING = ("disks", "nics", "kernel", "initrd", "dtb", "fw_cfg")
+_REFERRING = ("disks", "nics", "kernel", "initrd", "dtb", "fw_cfg", "vsock", KEY)
 _VIRT_TYPES = {"tcg": "qemu"}
 
 
@@ -76,6 +76,13 @@ class Preflight:
                 self.seen[action.name] = self.seen.pop(former)
                 self.former.add(former)
 
+    def _chain(self, file: str, kind: str) -> list[str]:
+        """Return the files that an image stands on, as far as can be told."""
+        try:
+            return list(chain(file, kind)) if self.engine.local else []
+        except (ImageError, OSError):
+            return []  # `unfit` tells what an image is not, or QEMU does
+
     def _holds(self, pool: str, volume: str) -> bool:
         """Return whether a pool has a volume, as far as can be told."""
         libvirt, handle = self.connection.libvirt, self.connection.handle
@@ -100,9 +107,9 @@ class Preflight:
         for name, spec in self._others(doomed).items():
             for disk in spec.get("disks") or ():
                 file = disk.get("file")
-                while file and file not in holders:
-                    holders[file] = name
-                    file = backing(file, disk.get("format", "raw"))
+                if file and file not in holders:
+                    for one in (file, *chain(file, disk.get("format", "raw"))):
+                        holders.setdefault(one, name)
         remedy = "leave remove_disks out, or remove that guest too"
         return [
             Problem(
@@ -151,9 +158,10 @@ class Preflight:
 
     def _whole(self, name: str, spec: Mapping[str, Any]) -> dict[str, Any]:
         """Return all that an updated guest will have."""
-        xml = self.seen[name].detail.inactive
+        seen = self.seen[name]
         keys = domain_keys(spec)  # whose seed is looked at by itself
-        return read(patch(xml, keys, fleet=self.engine.fleet).xml)
+        whole = read(patch(seen.detail.inactive, keys, fleet=self.engine.fleet).xml)
+        return {**whole, KEY: spec.get(KEY, (seen.spec or {}).get(KEY))}
 
     def _referring(self, wanted: Mapping[str, Mapping[str, Any]], specs: Specs) -> list[Problem]:
         """Return what guests refer to that is not there, or is another's."""
@@ -164,6 +172,7 @@ class Preflight:
             networks={network.name() for network in handle.listAllNetworks()},
             pools={pool.name() for pool in handle.listAllStoragePools()},
             holds=self._holds,
+            chain=self._chain,
             exists=lambda path: not self.engine.local or path in made or os.path.exists(path),
         )
         problems = [

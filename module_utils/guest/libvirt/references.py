@@ -5,10 +5,11 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import Any, Callable, Collection, Iterator, Mapping
+from typing import Any, Callable, Collection, Iterator, Mapping, Sequence
 
 from ...converge.errors import Problem, nearest, shown
 from ...virt.disk import writes as writes_to
+from .seeding import KEY
 
 Spec = Mapping[str, Any]
 
@@ -17,13 +18,15 @@ Spec = Mapping[str, Any]
 class Surroundings:
     """What there is on the host that guests can refer to.
 
-    ``exists`` tells whether a file does, ``holds`` whether a pool has a volume.
+    ``exists`` tells whether a file does, ``holds`` whether a pool has a volume, ``chain`` on which
+    files an image of a format stands.
     """
 
     networks: Collection[str] = ()
     pools: Collection[str] = ()
     exists: Callable[[str], bool] = lambda _path: True
     holds: Callable[[str, str], bool] = lambda _pool, _volume: True
+    chain: Callable[[str, str], Sequence[str]] = lambda _file, _format: ()
 
 
 def _missing(path: str, kind: str, name: str, known: Collection[str]) -> Problem:
@@ -66,14 +69,25 @@ def absent(name: str, spec: Spec, host: Surroundings) -> Iterator[Problem]:
         if pool is not None and pool not in host.pools:
             yield _missing(f"{path}.volume.pool", "pool", pool, host.pools)
         elif pool is not None and not host.holds(pool, disk["volume"]["volume"]):
-            name = disk["volume"]["volume"]
+            volume = shown(disk["volume"]["volume"])
             remedy = "make it first, as kvm_volumes does"
-            yield Problem(f"{path}.volume", f"a volume of the pool {pool}", shown(name), remedy)
+            yield Problem(f"{path}.volume", f"a volume of the pool {pool}", volume, remedy)
         if disk.get("startup_policy") in (None, "mandatory"):
             yield from _files(path, disk, ("file", "block"), host)
+            yield from _below(path, disk, host)
     yield from _files(name, spec, ("kernel", "initrd", "dtb"), host)
     given = spec.get("fw_cfg") or {}
     yield from _files(f"{name}.fw_cfg", given, tuple(given), host)
+
+
+def _below(path: str, disk: Spec, host: Surroundings) -> Iterator[Problem]:
+    """Yield the file that the image of a disk stands on and that is gone."""
+    file, kind = disk.get("file"), str(disk.get("format") or "raw")
+    if file and kind != "raw" and host.exists(file):
+        gone = [below for below in host.chain(file, kind) if not host.exists(below)]
+        for below in gone[:1]:
+            expected = f"an image whose backing file is there ({below})"
+            yield Problem(f"{path}.file", expected, "it is gone", "bring it back, or rebase")
 
 
 def _files(path: str, spec: Spec, keys: Collection[str], host: Surroundings) -> Iterator[Problem]:
@@ -118,6 +132,24 @@ def _macs(spec: Spec) -> Iterator[tuple[str, str, bool]]:
             yield f"nics[{number}].mac", str(nic["mac"]), True
 
 
+def _addresses(spec: Spec) -> Iterator[tuple[str, str, bool]]:
+    """Yield the addresses that a guest gives itself, each with the network that it is on."""
+    network = (spec.get(KEY) or {}).get("network_config")
+    ethernets = network.get("ethernets") if isinstance(network, Mapping) else None
+    for number, nic in _entries(spec, "nics"):
+        place = nic.get("network") or nic.get("bridge")
+        own = (ethernets or {}).get(f"nic{number}") or {}
+        for address in own.get("addresses") or () if place else ():
+            plain = str(address).partition("/")[0]
+            yield f"nics[{number}].ip.addresses", f"{plain} on {place}", True
+
+
+def _cids(spec: Spec) -> Iterator[tuple[str, str, bool]]:
+    cid = (spec.get("vsock") or {}).get("cid")
+    if cid is not None:
+        yield "vsock.cid", str(cid), True
+
+
 def shared(wanted: Mapping[str, Spec], others: Mapping[str, Spec]) -> Iterator[Problem]:
     """Yield what two guests would have that only one can: ``wanted`` among each other, and others.
 
@@ -126,6 +158,8 @@ def shared(wanted: Mapping[str, Spec], others: Mapping[str, Spec]) -> Iterator[P
     for what, remedy, found in (
         ("a disk of its own", "state shareable: true for both, if they can share it", _sources),
         ("a MAC of its own", "state another one, or none", _macs),
+        ("an address of its own", "state another one", _addresses),
+        ("a context ID of its own", "state another one, or none", _cids),
     ):
         holders: dict[str, tuple[str, bool]] = {}
         for name, spec in others.items():

@@ -13,6 +13,7 @@ from functools import partial
 import pytest
 from ansible.module_utils.converge.action import LIVE, Edit
 from ansible.module_utils.converge.errors import ApplyError, InputError
+from ansible.module_utils.guest.libvirt.apply import Applier
 from ansible.module_utils.guest.libvirt.dialect import _settled, _unexpanded
 from ansible.module_utils.guest.local import look_at_guests
 from ansible.module_utils.guest.witness import read, write
@@ -223,6 +224,48 @@ def test_a_plan_that_was_overtaken_is_not_carried_out(host):
     outcome = host.run({"name": "web", "title": "planned"}, expect={"web": digest})
     assert outcome["changed"] is False
     assert reasons(outcome)[0].startswith("it changed since it was planned")
+
+
+@pytest.mark.parametrize(
+    ("moment", "entry"),
+    [
+        ("before", {"title": "planned"}),
+        ("before", {"state": "absent"}),
+        ("before", {"uuid": "6e1d1e7c-9a1c-4c5e-8a7f-0d3f0c6b7a10", "replace": True}),
+        ("before", {"name": "other", "was": "web"}),
+        ("meanwhile", {"memory": "256MiB", "title": "planned"}),
+    ],
+)
+def test_what_somebody_else_changes_between_plan_and_apply_stays(host, monkeypatch, moment, entry):
+    host.run({**GUEST, "state": "running" if moment == "meanwhile" else "stopped"})
+
+    def meddle():
+        """Change the definition as `virsh edit` does."""
+        xml = host.xml("web").replace("</name>", "</name><description>theirs</description>", 1)
+        host.handle.defineXML(xml)
+
+    if moment == "before":
+        apply = Applier.apply
+
+        def applied(self, actions, specs):
+            if "theirs" not in host.xml("web"):
+                meddle()
+            return apply(self, actions, specs)
+
+        monkeypatch.setattr(Applier, "apply", applied)
+    else:
+        call = libvirt.virDomain.setMemoryFlags
+
+        def set_memory(self, *arguments):
+            meddle()
+            return call(self, *arguments)
+
+        monkeypatch.setattr(libvirt.virDomain, "setMemoryFlags", set_memory)
+    with pytest.raises(ApplyError, match="somebody else changed it"):
+        host.run({"name": "web", "state": "present", **entry})
+    found = host.xml("web")
+    assert "theirs" in found
+    assert "planned" not in found
 
 
 def test_all_that_is_wrong_is_told_before_anything_is_touched(host):

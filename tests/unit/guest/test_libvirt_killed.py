@@ -12,6 +12,7 @@ import os
 
 import pytest
 from ansible.module_utils.guest.libvirt import images
+from ansible.module_utils.guest.libvirt.renewals import Renewals
 from knife import KilledError, Knife
 
 libvirt = pytest.importorskip("libvirt", reason="the binding is built for the controller's Python")
@@ -19,8 +20,10 @@ libvirt = pytest.importorskip("libvirt", reason="the binding is built for the co
 from testdriver import Driver  # noqa: E402  (it needs the binding)
 
 CALLS = (
+    (libvirt.virConnect, "defineXML"),
     (libvirt.virConnect, "defineXMLFlags"),
     (libvirt.virDomain, "create"),
+    (libvirt.virDomain, "managedSave"),
     (libvirt.virDomain, "destroy"),
     (libvirt.virDomain, "setAutostart"),
     (libvirt.virDomain, "setMetadata"),
@@ -29,9 +32,13 @@ CALLS = (
     (libvirt.virDomain, "suspend"),
     (libvirt.virDomain, "undefineFlags"),
     (images, "_qemu_img"),
+    (Renewals, "begin"),
+    (Renewals, "end"),
     (os, "link"),
     (os, "unlink"),
 )
+
+OTHER = "6e1d1e7c-9a1c-4c5e-8a7f-0d3f0c6b7a10"
 
 
 class Host(Driver):
@@ -78,6 +85,10 @@ def before(host):
         {"name": "web", "memory": "64MiB", "state": "stopped", "autostart": True}
         | {"disks": [host.disk("vda", "web", "1MiB")]},
         {"name": "live", "memory": "64MiB", "max_memory": "128MiB"},
+        {"name": "same", "memory": "64MiB", "title": "nobody states it later"}
+        | {"disks": [host.disk("vda", "same", "1MiB")]},
+        {"name": "kept", "memory": "64MiB"},
+        {"name": "held", "memory": "64MiB"},
     ]
 
 
@@ -89,6 +100,9 @@ def after(host):
         {"name": "live", "memory": "96MiB"},
         {"name": "fresh", "memory": "64MiB", "disks": [host.disk("vda", "fresh", "1MiB")]},
         {"name": "anew", "memory": "64MiB", "state": "stopped"},
+        {"name": "same", "uuid": OTHER, "replace": True},
+        {"name": "kept", "state": "saved"},
+        {"name": "held", "state": "paused"},
     ]
 
 
@@ -99,9 +113,11 @@ def test_whenever_a_run_is_killed_the_next_one_completes_it(host, monkeypatch, m
     knife.count = 0
     host.run(after(host))
     calls, wanted = knife.count, host.seen()
-    assert set(wanted[0]) == {"web", "live", "fresh", "anew"}
-    assert sorted(wanted[1]) == ["fresh.img", "more.img", "web.img"]
-    assert calls > 40
+    assert set(wanted[0]) == {"web", "live", "fresh", "anew", "same", "kept", "held"}
+    assert sorted(wanted[1]) == ["fresh.img", "more.img", "same.img", "web.img"]
+    assert OTHER in wanted[0]["same"][2]
+    assert "nobody states it later" in wanted[0]["same"][2]
+    assert calls > 60
     for moment in moments(calls):
         knife.left = None
         host.clear()

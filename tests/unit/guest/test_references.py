@@ -19,6 +19,13 @@ def export(protocol, name, host="mon1", **disk):
     return {"disks": [{"target": "vda", "network": network, **disk}]}
 
 
+def address(text, place="lan", key="network"):
+    nic = {"match": {"macaddress": "02:00:00:00:00:01"}, "addresses": [text]}
+    network = {"version": 2, "ethernets": {"nic1": nic}}
+    nics = [{"network": "other"}, {key: place}]
+    return {"nics": nics, "cloud_init": {"network_config": network}}
+
+
 def mac(address):
     return {"nics": [{"network": "lan", "mac": address}]}
 
@@ -81,6 +88,13 @@ def test_what_is_there_is_no_problem(spec):
         (export("nbd", "a"), export("nbd", "a", host="other"), False),
         (export("https", "a.iso", device="cdrom"), export("https", "a.iso", device="cdrom"), False),
         (mac("02:00:00:00:00:01"), mac("02:00:00:00:00:01"), True),
+        (address("10.1.0.5/24"), address("10.1.0.5/16"), True),
+        (address("10.1.0.5/24"), address("10.1.0.6/24"), False),
+        (address("10.1.0.5/24"), address("10.1.0.5/24", place="dmz"), False),
+        (address("10.1.0.5/24", "br0", "bridge"), address("10.1.0.5/24", "br0", "bridge"), True),
+        ({"cloud_init": {"network_config": "disabled"}}, address("10.1.0.5/24"), False),
+        ({"vsock": {"cid": 7}}, {"vsock": {"cid": 7}}, True),
+        ({"vsock": {"cid": 7}}, {"vsock": {"auto": True}}, False),
         (mac("02:00:00:00:00:01"), mac("02:00:00:00:00:02"), False),
     ],
 )
@@ -90,6 +104,32 @@ def test_what_two_would_have_is_named_for_the_one_that_comes(one, other, clash):
     assert len(list(shared({"a": one, "b": other}, {}))) == int(clash)
     # What is there already is not this run's doing.
     assert list(shared({}, {"a": one, "b": other})) == []
+
+
+@pytest.mark.parametrize(
+    ("kind", "there", "told"),
+    [
+        ("qcow2", {"/top", "/middle", "/base"}, None),
+        ("qcow2", {"/top", "/middle"}, "/base"),
+        ("qcow2", {"/top"}, "/middle"),
+        ("qcow2", set(), "/top"),
+        ("raw", {"/top"}, None),
+    ],
+)
+def test_an_image_whose_backing_file_is_gone_is_named(kind, there, told):
+    host = Surroundings(
+        exists=there.__contains__, chain=lambda _file, _format: ["/middle", "/base"]
+    )
+    found = list(absent("web", file("/top", format=kind), host))
+    assert [problem.path for problem in found] == ["web.disks[0].file"] * (told is not None)
+    assert all(told in str(problem) for problem in found)
+
+
+def test_a_volume_that_is_not_there_hides_nothing_that_follows():
+    disk = {"target": "vda", "volume": {"pool": "local", "volume": "v1"}}
+    host = Surroundings(pools=("local",), exists=lambda _: False, holds=lambda _pool, _name: False)
+    found = [problem.path for problem in absent("web", {"disks": [disk], "kernel": "/k"}, host)]
+    assert found == ["web.disks[0].volume", "web.kernel"]
 
 
 def test_a_writer_is_found_behind_a_reader():
