@@ -65,11 +65,13 @@ class Tally:
     blocked: dict[str, list[dict[str, Any]]] = field(default_factory=dict)
     reasons: dict[str, str] = field(default_factory=dict)  # by guest, why it goes where it goes
     new: dict[str, str] = field(default_factory=dict)  # by guest that has no host yet, its host
+    planned: bool = False  # whether anything was asked for that could have changed something
 
     def add(self, host: str, module: str, task: str, answer: Mapping[str, Any]) -> None:
         """Take in what a task answered."""
         actions = answer.get("actions")
         if isinstance(actions, list):
+            self.planned = True
             self.actions += [{**one, "host": one.get("host") or host} for one in actions]
         elif answer.get("changed"):
             self.tasks.setdefault(task, []).append(host)
@@ -136,11 +138,14 @@ class Tally:
         }
 
     def render(self, width: int = 100, *, colour: bool = False) -> str:
-        """Return the plan, or what was done, for people; empty where there is nothing."""
-        if not self.changes():
+        """Return the plan, or what was done, for people.
+
+        A plan without changes says so. A run without any is told where something waits.
+        """
+        if not (self.counts() or (self.check and self.planned)):
             return ""
         title = "plan" if self.check else "done"
-        lines = [paint(title, _BOLD, colour)]
+        lines = [paint(title, _BOLD, colour)] if self.changes() else []
         for word, objects in self.objects().items():
             lines.append(f"{word} ({len(objects)})")
             for (name, host), actions in list(objects.items())[:_OBJECTS]:
@@ -175,14 +180,23 @@ class Tally:
         if word in (CREATE, REMOVE):
             return lines
         changes = [one for action in actions for one in action["changes"]]
-        for change in changes[:_VALUES]:
-            before, after = _value(change["before"]), _value(change["after"])
-            lines.append(fit(f"      {plain(str(change['path']))}: {before} → {after}", width))
+        lines += [_change(change, width, colour=colour) for change in changes[:_VALUES]]
         return [*lines, *_rest(len(changes), _VALUES, "values", "      ")]
 
 
 def _rest(count: int, shown: int, word: str, gap: str) -> list[str]:
     return [f"{gap}… and {count - shown} more {word}"] if count > shown else []
+
+
+def _change(change: Mapping[str, Any], width: int, *, colour: bool) -> str:
+    """Return a value before and after, the former in the colour of what goes."""
+    before, after = _value(change["before"]), _value(change["after"])
+    path = plain(str(change["path"]))
+    text = f"      {path}: {before} → {after}"
+    if not colour or fit(text, width) != text:
+        return fit(text, width)
+    ends = paint(before, _COLOURS[REMOVE], colour), paint(after, _COLOURS[CREATE], colour)
+    return f"      {path}: {' → '.join(ends)}"
 
 
 def _names(hosts: list[str]) -> str:

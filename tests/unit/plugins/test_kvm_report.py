@@ -9,6 +9,7 @@ import runpy
 from types import SimpleNamespace
 
 import pytest
+from ansible.module_utils.converge.tally import Tally
 
 GUEST = {
     "name": "hello",
@@ -99,9 +100,11 @@ def test_what_is_outstanding_or_refused_is_shown_after_the_guests(callback):
     )
     callback.v2_runner_on_ok(answer("kvm_guests_info", guests=[GUEST]))
     lines = shown(callback).splitlines()
-    assert lines[-2:] == [
+    assert lines[-4:] == [
         "pending  hello: memory differs; state: restarted",
         "blocked  db: it is protected; protected: false",
+        "",
+        "done: nothing to do; 1 blocked",
     ]
 
 
@@ -372,6 +375,32 @@ def test_a_placed_guest_is_shown_with_the_reason_and_what_the_plan_refused_once(
     assert "  + guest/web on kvm2: most room; kvm1 refused: spread web" in lines
     assert "blocked  a, b, c, d and 2 more: it may be on kvm9; look there" in lines
     assert "done: 1 created; 6 blocked" in lines
+
+
+def test_a_plan_without_changes_says_so(callback):
+    callback._tally.check = True
+    callback.v2_runner_on_ok(answer("kvm_guests", actions=[], changed=False, guests=[GUEST]))
+    assert shown(callback).splitlines()[-1] == "plan: nothing to do"
+
+
+def test_what_waits_and_was_refused_is_counted_where_nothing_changes(callback):
+    item = {"host": "kvm1", "reason": "older", "remedy": "look there"}
+    waits = {**item, "object": "guest/web", "kind": "restart_required"}
+    more = {"pending": [waits], "blocked": [{**item, "object": "guest/db"}]}
+    callback.v2_runner_on_ok(answer("kvm_guests", actions=[], changed=False, **more))
+    last = shown(callback).splitlines()[-1]
+    assert last == "done: nothing to do; 1 restart required, 1 blocked"
+
+
+def test_a_value_is_shown_in_the_colours_of_what_goes_and_comes():
+    tally = Tally(check=True)
+    done = action("update", when="live", changes=[("memory", "1GiB", "2GiB")])
+    tally.add("kvm1", "kvm_guests", "Guests", {"actions": [done]})
+    assert "      memory: \x1b[31m1GiB\x1b[0m → \x1b[32m2GiB\x1b[0m" in tally.render(colour=True)
+    assert "      memory: 1GiB → 2GiB" in tally.render()
+    narrow = tally.render(20, colour=True)
+    assert "memory" in narrow
+    assert "\x1b[31m1GiB" not in narrow
 
 
 def test_a_run_without_changes_shows_none_of_it(callback):
