@@ -31,6 +31,15 @@ options:
     type: list
     elements: dict
     default: []
+  catalogue:
+    description:
+      - Short names that are laid over the built-in catalogue, each a mapping. What O(images) state
+        themselves comes before it.
+      - V(url) is needed, with V(checksum) or V(checksums). V(signature) with V(keyring), and
+        V(format), are known too. All mean what they mean in O(images).
+      - An entry takes the place of a built-in one of that name as a whole.
+    type: dict
+    default: {}
   prune:
     description: Forget the names that O(images) does not have.
     type: bool
@@ -77,6 +86,15 @@ EXAMPLES = r"""
     images:
       - name: debian-12
         refresh: true
+
+- name: Have an image by a short name of the site's own
+  kvm_images:
+    catalogue:
+      myos-4:
+        url: https://images.example.org/myos-4.qcow2
+        checksums: https://images.example.org/SHA256SUMS
+    images:
+      - name: myos-4
 """
 
 RETURN = r"""
@@ -171,6 +189,7 @@ def main() -> None:
     module = AnsibleModule(
         argument_spec={
             "images": {"type": "list", "elements": "dict", "default": []},
+            "catalogue": {"type": "dict", "default": {}},
             "prune": {"type": "bool", "default": False},
             "host": {"type": "str"},
             "root": {"type": "path", "default": "/"},
@@ -187,6 +206,7 @@ def main() -> None:
             root=options["root"],
             prune=options["prune"],
             check_mode=module.check_mode,
+            catalogue=options["catalogue"],
         )
     except VirtfleetError as error:
         module.fail_json(msg=str(error), **error.data)

@@ -29,6 +29,7 @@ from ..resource.networks import Networks
 from ..resource.pools import Pools
 from ..resource.spec import read as read_objects
 from ..units import UnitError, parse_size
+from .collisions import collisions
 from .merge import as_list, merged
 from .needs import asked_of, wants_of
 from .ranges import RangeError, expanded
@@ -285,6 +286,8 @@ class _Maker:
             ]
             if entries:
                 variables[variable] = entries
+        if self.data.get("catalogue"):
+            variables["kvm_image_catalogue"] = self.data["catalogue"]
         return variables
 
     def _reaches(self, section: str, name: str, host: str) -> bool:
@@ -596,8 +599,7 @@ class _Maker:
                 continue
             stated = (nic.get("ip") or {}) if isinstance(nic.get("ip") or {}, Mapping) else {}
             plain = [str(one).partition("/")[0] for one in as_list(stated.get("addresses"))]
-            lease = (nic.get("lease") or {}) if isinstance(nic.get("lease"), Mapping) else {}
-            plain += [str(lease["ip"])] if "ip" in lease else []
+            plain += [nic["lease"]] if isinstance(nic.get("lease"), str) else []
             if plain and not lazy(plain):
                 network = (self.data.get("networks") or {}).get(nic.get("network")) or {}
                 on_host = "bridge" in nic or network.get("mode") in _DIRECT
@@ -617,20 +619,34 @@ class _Maker:
         except InputError as error:
             for problem in error.problems:
                 self._told_of_guest(guests, problem)
+        numbers = {guest.name: number for number, guest in enumerate(guests)}
+        for one, other in collisions(guests, self.data.get("networks") or {}):
+            path = f"guests[{numbers[one.guest.name]}]{_dotted(one.path)}"
+            found = f"{one.value}, which {other.guest.name} has"
+            self._told_of_guest(guests, Problem(path, one.what, found))
         nowhere: Any = SimpleNamespace(libvirt=None)  # no host is asked
         self._check_objects("networks", Networks(nowhere, self.name, nowhere))
         self._check_objects("pools", Pools(nowhere, self.name, nowhere))
-        images = [
-            _as_the_host_reads(name, entry or {})
-            for name, entry in (self.data.get("images") or {}).items()
-        ]
-        if not lazy(images):
-            try:
-                read_images(images)
-            except InputError as error:
-                names = list(self.data["images"])
-                for problem in error.problems:
-                    self._told(problem, ("images",), names)
+        self._check_images()
+
+    def _check_images(self) -> None:
+        images = self.data.get("images") or {}
+        entries = [_as_the_host_reads(name, entry or {}) for name, entry in images.items()]
+        catalogue = self.data.get("catalogue") or {}
+        if lazy(entries) or lazy(catalogue):
+            return
+        try:
+            read_images(entries, catalogue)
+        except InputError as error:
+            for problem in error.problems:
+                section, _, rest = problem.path.partition(".")
+                if section != "catalogue":
+                    self._told(problem, ("images",), list(images))
+                    continue
+                # A name may have dots in it, and no key has.
+                name, _, key = (rest, "", "") if rest in catalogue else rest.rpartition(".")
+                path = ("catalogue", name, key) if key else ("catalogue", rest)
+                self.say(path, problem.expected, problem.found, problem.remedy)
 
     def _check_objects(self, section: str, kind: Kind) -> None:
         """Judge networks or pools as their hosts do."""
@@ -702,10 +718,15 @@ def _as_the_host_reads(name: str, entry: Mapping[str, Any]) -> dict[str, Any]:
     return {"name": name, **rest, **sent}
 
 
+def _dotted(path: Path) -> str:
+    """Return the parts of a path as it is written behind what it begins in."""
+    return "".join(f"[{part}]" if isinstance(part, int) else f".{part}" for part in path)
+
+
 def _parts(text: str) -> Path:
-    """Return the parts of a dotted path."""
-    words = re.findall(r"[^.\[\]]+|\[\d+\]", text)
-    return tuple(int(word[1:-1]) if word.startswith("[") else word for word in words)
+    """Return the parts of a dotted path, in which a name with dots is quoted."""
+    words = re.findall(r'\["([^"]*)"\]|\[(\d+)\]|([^.\[\]]+)', text)
+    return tuple(int(number) if number else quoted or word for quoted, number, word in words)
 
 
 def _value(spec: Any, path: Path) -> Any:

@@ -6,16 +6,31 @@ from __future__ import annotations
 
 from hashlib import sha256
 from json import dumps
-from typing import Any, Mapping
+from typing import Any, Mapping, Sequence
 
 from ..converge.errors import VirtfleetError
+from ..seed.documents import may_be_shown
 
-FORMAT = 1
+FORMAT = 2
+SEED = "cloud_init"
+_FREE = ("user_data", "vendor_data")  # in which anything may be a secret
+_SECRETS = {"password", "xml"}
 _NAMED = 8  # differences that a message shows
 
 
+def is_open(path: Sequence[str]) -> bool:
+    """Return whether what a template makes at the keys of a declaration is held to a saved plan.
+
+    It is but where it may be a secret, which nobody shall be able to guess from its digest.
+    """
+    if _SECRETS.intersection(path):
+        return False
+    inside = tuple(path[path.index(SEED) + 1 :]) if SEED in path else ()
+    return len(inside) < 2 or inside[0] not in _FREE or may_be_shown(inside[1])
+
+
 def digest(spec: Any) -> str:
-    """Return the SHA-256 of a guest's declaration as it stands in git, templates and vaults too."""
+    """Return the SHA-256 of a guest's declaration, what is in vaults as it stands in git."""
     text = dumps(spec, sort_keys=True, default=str, separators=(",", ":"))
     return sha256(text.encode()).hexdigest()
 

@@ -16,6 +16,7 @@ from ..converge.errors import Problem, shown, unknown
 from ..guest.ioctl.dialect import KEYS as IOCTL_KEYS
 from ..guest.libvirt.dialect import guest_keys as libvirt_keys
 from ..guest.spec import WAS
+from ..image.catalogue import KEYS as CATALOGUE_KEYS
 from ..image.spec import KEYS as IMAGE_KEYS
 from ..resource.networks import Networks
 from ..resource.pools import Pools
@@ -240,6 +241,13 @@ def fleet_schema() -> dict[str, Any]:
             ),
             "images": _section(
                 _of((*IMAGE_KEYS, "via"), (), "images", "an image"), "a mapping of images by name"
+            ),
+            "catalogue": _section(
+                _mapping(
+                    {key: {"description": "as docs/images.md has it"} for key in CATALOGUE_KEYS},
+                    "a mapping that describes an image",
+                ),
+                "short names of images beside the built-in ones",
             ),
             "sizes": _section(_mapping(SIZE, "a mapping (vcpus, memory, disk)"), "sizes by name"),
             "profiles": _section(guest, "a mapping of profiles by name"),

@@ -2,13 +2,17 @@
 # SPDX-License-Identifier: GPL-3.0-or-later
 """Short names of the cloud images that distributions publish, with where they publish them.
 
-Each is one architecture's, amd64; the checksums are the publisher's own file, fetched with it.
+Each is one architecture's, amd64; the checksums are the publisher's own file, fetched with it. A
+site lays a catalogue of its own over this one.
 """
 
 from __future__ import annotations
 
-from typing import Mapping
+from typing import Any, Mapping
 
+KEYS = ("url", "checksum", "checksums", "signature", "keyring", "format")
+SOURCES = ("path", "url")
+_VOUCHING = ("checksum", "checksums", "signature", "keyring")
 _DEBIAN = "https://cloud.debian.org/images/cloud"
 _UBUNTU = "https://cloud-images.ubuntu.com"
 _ALMA = "https://repo.almalinux.org/almalinux"
@@ -53,3 +57,20 @@ CATALOGUE: Mapping[str, Mapping[str, str]] = {
     "alma-10": _alma(10),
     "rocky-9": _rocky(9),
 }
+
+
+def completed(
+    entry: Mapping[Any, Any], catalogue: Mapping[str, Mapping[str, Any]]
+) -> dict[Any, Any]:
+    """Return an image's entry with what a catalogue says of its name.
+
+    One that states where it comes from owes it nothing; one that states a checksum, or whose
+    checksums, is vouched for by these alone.
+    """
+    name = entry.get("name")
+    if not isinstance(name, str) or any(entry.get(key) for key in SOURCES):
+        return dict(entry)
+    known = catalogue.get(name, {})
+    if any(entry.get(key) is not None for key in ("checksum", "checksums")):
+        known = {key: value for key, value in known.items() if key not in _VOUCHING}
+    return {**known, **entry}

@@ -13,6 +13,7 @@ import errno
 import http.client
 import os
 import shutil
+import ssl
 import time
 import urllib.error
 import urllib.parse
@@ -20,7 +21,7 @@ import urllib.request
 from contextlib import suppress
 from typing import IO, Any
 
-from ..converge.errors import VirtfleetError
+from ..converge.errors import VirtfleetError, system_says
 from ..units import format_size
 
 TIMEOUT = 30.0  # seconds in which a server has to say something
@@ -29,7 +30,8 @@ PAUSE = 1.0  # seconds before the second attempt, twice as long before each furt
 _CHUNK = 1 << 20
 _MOST_TEXT = 4 << 20  # bytes of a file of checksums or a signature
 _NOTHING_LEFT = 416  # RFC 9110, 15.5.17
-_OWN = (errno.ENOSPC, errno.EDQUOT, errno.EROFS, errno.EACCES, errno.EIO)  # of our file system
+_FULL = (errno.ENOSPC, errno.EDQUOT)
+_OWN = (*_FULL, errno.EROFS, errno.EACCES, errno.EIO)  # of our file system
 _SPARE = 64 << 20  # bytes that a file system keeps
 
 
@@ -77,13 +79,26 @@ def _reason(error: Exception) -> str:
     if isinstance(error, urllib.error.HTTPError):
         error.close()
         return f"the server answers {error.code} {error.reason}"
+    untrusted = _untrusted(error)
+    if untrusted is not None:
+        return (
+            f"its certificate is not trusted ({untrusted.verify_message}): let the machine that"
+            " fetches it trust who signed that"
+        )
     if isinstance(error, urllib.error.URLError):
         return str(error.reason)
     return str(error) or type(error).__name__
 
 
+def _untrusted(error: Exception) -> ssl.SSLCertVerificationError | None:
+    reason = error.reason if isinstance(error, urllib.error.URLError) else None
+    return reason if isinstance(reason, ssl.SSLCertVerificationError) else None
+
+
 def _for_good(error: Exception) -> bool:
     """Return whether asking again would bring the same answer."""
+    if _untrusted(error) is not None:
+        return True
     if not isinstance(error, urllib.error.HTTPError):
         return False
     return 400 <= error.code < 500 and error.code not in (408, 429)
@@ -131,10 +146,24 @@ class Download:
         try:
             self._once()
         except (OSError, http.client.HTTPException) as error:
-            if isinstance(error, OSError) and error.errno in _OWN:
+            # TLS counts its errors by numbers of its own.
+            if not isinstance(error, OSError) or isinstance(error, ssl.SSLError):
+                return error
+            if error.errno in _FULL:
+                self._forget()  # guests stand on this file system too, and stop where it is full
+                raise FetchError(
+                    f"{self.url}: {os.path.dirname(self.path)}: {system_says(error)}",
+                    remedy="make room there; what had come of it was removed",
+                ) from error
+            if error.errno in _OWN:
                 raise
             return error
         return None
+
+    def _forget(self) -> None:
+        with suppress(FileNotFoundError):
+            os.unlink(self.path)
+        self._forget_version()
 
     def _forget_version(self) -> None:
         with suppress(FileNotFoundError):
@@ -162,6 +191,7 @@ class Download:
             continued = answer.status == 206 and self._continues(answer, have)
             if not continued:
                 have = 0
+                self._forget()  # before the note: it never is of another version than what is there
                 self._note(answer.headers.get("ETag") or answer.headers.get("Last-Modified") or "")
             length = answer.headers.get("Content-Length")
             left = int(length) if length is not None and length.isdigit() else None

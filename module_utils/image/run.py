@@ -209,11 +209,11 @@ class Fetcher:
         stamp = None
         if one.url is not None:
             Download(one.url, part).run()
-        else:
-            stamp = _stamp(source)
-            copy(source, part)
         made = f"{part}.made"
         try:
+            if one.url is None:
+                stamp = _stamp(source)
+                copy(source, part)
             algorithms = {"sha256"} | ({expected.algorithm} if expected else set())
             found = sums.compute(part, sorted(algorithms))
             if expected is not None and found[expected.algorithm] != expected:
@@ -280,14 +280,16 @@ def converge(
     root: str = "/",
     prune: bool = False,
     check_mode: bool = False,
+    catalogue: object = None,
 ) -> dict[str, Any]:
     """Have the declared images on this host, and return the module's result.
 
+    ``catalogue`` has further short names, or others than the built-in ones.
     Raises InputError with nothing changed, BusyError while another run changes this host, and
     ApplyError where images could not be had; the others are there then.
     """
     host = host or os.uname().nodename
-    declared = read(entries)
+    declared = read(entries, catalogue)
     store, publisher = Store(root), Publisher()
     unasked: dict[str, str] = {}
     wanted = [_upstream(one, publisher, unasked) for one in declared]

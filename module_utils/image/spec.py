@@ -1,6 +1,6 @@
 # Copyright (C) 2026 virtfleet contributors
 # SPDX-License-Identifier: GPL-3.0-or-later
-"""Images as they are declared, and all that is wrong with a list of them."""
+"""Images as they are declared, and all that is wrong with a list of them and with a catalogue."""
 
 from __future__ import annotations
 
@@ -11,7 +11,8 @@ from typing import Any, Mapping, Sequence
 
 from ..converge.errors import InputError, Problem, shown, unknown
 from . import checksum
-from .catalogue import CATALOGUE
+from .catalogue import CATALOGUE, completed
+from .catalogue import KEYS as CATALOGUE_KEYS
 from .store import NAME
 
 PRESENT, ABSENT = "present", "absent"
@@ -20,7 +21,7 @@ KEYS = (
     *("name", "state", "path", "url", "checksum", "checksums", "signature", "keyring"),
     *("format", "refresh", "file"),
 )
-_SOURCES = ("path", "url")
+_NAME = "a name (1 to 63 of a-z, 0-9, . _ and -, a letter or digit first)"
 
 
 @dataclass(frozen=True)
@@ -56,6 +57,8 @@ class _Reader:
 
     def __init__(self) -> None:
         self.problems: list[Problem] = []
+        self.catalogue: dict[str, Mapping[str, Any]] = dict(CATALOGUE)
+        self.broken: set[str] = set()  # names of the catalogue of which enough is said already
 
     def say(self, path: str, expected: str, found: object, remedy: str | None = None) -> None:
         self.problems.append(Problem(path, expected, shown(found), remedy))
@@ -86,22 +89,31 @@ class _Reader:
             return None
         name = entry.get("name")
         if not isinstance(name, str) or not NAME.fullmatch(name):
-            expected = "a name (1 to 63 of a-z, 0-9, . _ and -, a letter or digit first)"
-            self.say(f"{where}.name", expected, name)
+            self.say(f"{where}.name", _NAME, name)
             return None
-        for key in entry:
-            if key not in KEYS:
-                text = key if isinstance(key, str) and key.isprintable() else shown(key)
-                self.problems.append(unknown(f"{where}.{text[:64]}", key, "a known key", KEYS))
+        self.keys(entry, KEYS, where)
         state = entry.get("state", PRESENT)
         if state not in (PRESENT, ABSENT):
             self.problems.append(unknown(f"{where}.state", state, "a state", (PRESENT, ABSENT)))
-        known = {} if any(entry.get(key) for key in _SOURCES) else CATALOGUE.get(name, {})
-        whole = {**known, **entry}
+        whole = completed(entry, self.catalogue)
+        found = self.described(name, where, str(state), whole)
+        if not isinstance(whole.get("refresh", False), bool):
+            self.say(f"{where}.refresh", "true or false", whole["refresh"])
+        if state == PRESENT:
+            self.complete(found)
+        return found
+
+    def keys(self, entry: Mapping[Any, Any], known: Sequence[str], where: str) -> None:
+        for key in entry:
+            if key not in known:
+                path = f"{where}.{_printable(key)}"
+                self.problems.append(unknown(path, key, "a known key", known))
+
+    def described(self, name: str, where: str, state: str, whole: Mapping[Any, Any]) -> Declared:
         found = Declared(
             name,
             where,
-            str(state),
+            state,
             path=self.file(whole, "path", where),
             url=self.address(whole, "url", where),
             checksum=self.checksum(whole, where),
@@ -114,11 +126,39 @@ class _Reader:
         )
         if found.format not in FORMATS:
             self.problems.append(unknown(f"{where}.format", found.format, "a format", FORMATS))
-        if not isinstance(whole.get("refresh", False), bool):
-            self.say(f"{where}.refresh", "true or false", whole["refresh"])
-        if state == PRESENT:
-            self.complete(found)
         return found
+
+    def lay_over(self, given: object) -> None:
+        """Lay a catalogue over the built-in one, as far as it is one."""
+        if given is None:
+            return
+        if not isinstance(given, Mapping):
+            self.say("catalogue", "a mapping of images by their short names", given)
+            return
+        for name, entry in given.items():
+            before = len(self.problems)
+            self.offer(name, entry)
+            sound = len(self.problems) == before
+            if isinstance(name, str):
+                self.catalogue[name] = entry if sound else {}
+                self.broken |= set() if sound else {name}
+
+    def offer(self, name: object, entry: object) -> None:
+        """Tell what is wrong with an entry of a catalogue."""
+        where = f"catalogue.{_printable(name)}"
+        if not isinstance(name, str) or not NAME.fullmatch(name):
+            self.say(where, _NAME, name)
+            return
+        if not isinstance(entry, Mapping):
+            self.say(where, f"a mapping ({', '.join(CATALOGUE_KEYS)})", entry)
+            return
+        self.keys(entry, CATALOGUE_KEYS, where)
+        known = {key: entry[key] for key in CATALOGUE_KEYS if key in entry}
+        found = self.described(name, where, PRESENT, known)
+        if found.url is not None:
+            self.complete(found)
+        else:
+            self.problems.append(Problem(f"{where}.url", "an http or https address", "nothing"))
 
     def checksum(self, entry: Mapping[Any, Any], where: str) -> checksum.Checksum | None:
         value = entry.get("checksum")
@@ -131,9 +171,10 @@ class _Reader:
         """Tell what an image cannot do without, and what contradicts itself."""
         where = found.where
         if found.path is None and found.url is None:
-            names = ", ".join(CATALOGUE)
-            expected = f"a path or url, or a name of the catalogue ({names})"
-            self.problems.append(Problem(where, expected, f"neither, and {found.name!r}"))
+            if found.name not in self.broken:
+                names = ", ".join(self.catalogue)
+                expected = f"a path or url, or a name of the catalogue ({names})"
+                self.problems.append(Problem(where, expected, f"neither, and {found.name!r}"))
         elif found.path is not None and found.url is not None:
             self.problems.append(Problem(where, "a path or a url", "both", "state one of them"))
         elif found.url is not None and found.checksum is None and found.checksums is None:
@@ -152,9 +193,27 @@ class _Reader:
             self.say(f"{where}.signature", "nothing without checksums", found.signature)
 
 
-def read(entries: Sequence[object]) -> list[Declared]:
-    """Return what the list declares; InputError with every problem in it."""
+def _printable(key: object) -> str:
+    """Return a key as a path has it."""
+    return (key if isinstance(key, str) and key.isprintable() else shown(key))[:64]
+
+
+def catalogue_with(given: object) -> dict[str, Mapping[str, Any]]:
+    """Return the catalogue with what a site lays over it; InputError with every problem in that."""
     reader = _Reader()
+    reader.lay_over(given)
+    if reader.problems:
+        raise InputError(reader.problems)
+    return reader.catalogue
+
+
+def read(entries: Sequence[object], catalogue: object = None) -> list[Declared]:
+    """Return what the list declares; InputError with every problem in it.
+
+    ``catalogue`` is laid over the built-in one.
+    """
+    reader = _Reader()
+    reader.lay_over(catalogue)
     declared: list[Declared] = []
     first: dict[str, str] = {}
     for number, entry in enumerate(entries):

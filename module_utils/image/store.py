@@ -112,9 +112,9 @@ class Store:
         """Clear away what runs that were killed left, but what may be continued for a week."""
         for name in os.listdir(self.incoming):
             path = os.path.join(self.incoming, name)
+            continued = name.endswith(".version") or os.path.exists(f"{path}.version")
             with suppress(FileNotFoundError):
-                old = time.time() - os.stat(path).st_mtime > _KEPT
-                if old or not name.endswith((".part", ".version")):
+                if not continued or time.time() - os.stat(path).st_mtime > _KEPT:
                     os.unlink(path)
         # A record without its image is left where a run was killed between the two.
         for name in self._entries():

@@ -18,8 +18,9 @@ runpy.run_path(str(Path(__file__).parents[1] / "shim.py"))
 
 from ansible.module_utils.converge.errors import VirtfleetError
 from ansible.module_utils.image import checksum
+from ansible.module_utils.image.catalogue import completed
 from ansible.module_utils.image.run import Publisher, converge
-from ansible.module_utils.image.spec import read
+from ansible.module_utils.image.spec import catalogue_with, read
 
 _KNOWN: dict[tuple[str, int, int], str] = {}  # by path, size and time: read once for all hosts
 _WANTED = {"create", "update"}
@@ -39,7 +40,7 @@ class ActionModule(ActionBase):
         arguments.setdefault("host", task_vars.get("inventory_hostname", "localhost"))
         given = arguments.get("images")
         entries = given if isinstance(given, list) else []
-        files, fetched = self._files(entries), _fetched(entries)
+        files, fetched = self._files(entries), _fetched(entries, arguments.get("catalogue"))
         if isinstance(given, list):
             arguments["images"] = [self._known(_plain(entry), files) for entry in entries]
         if not files and not fetched:
@@ -187,8 +188,15 @@ def _plain(entry: Any) -> Any:
     return {key: value for key, value in entry.items() if key != "via"}
 
 
-def _fetched(entries: list[Any]) -> dict[str, dict[str, Any]]:
-    """Return what the controller fetches for the hosts, by the name of the image."""
+def _fetched(entries: list[Any], given: Any) -> dict[str, dict[str, Any]]:
+    """Return what the controller fetches for the hosts, by the name of the image.
+
+    Each with what the catalogue says of it, which the ``given`` one is laid over.
+    """
+    try:
+        catalogue = catalogue_with(given)
+    except VirtfleetError as error:
+        raise AnsibleActionFail(str(error)) from error
     found = {}
     for number, entry in enumerate(entries):
         way = entry.get("via", _WAYS[0]) if isinstance(entry, dict) else _WAYS[0]
@@ -199,7 +207,7 @@ def _fetched(entries: list[Any]) -> dict[str, dict[str, Any]]:
             continue
         if entry.get("file") is not None or entry.get("path") is not None:
             raise AnsibleActionFail(f"{where}: expected none beside a file or path, found {way!r}")
-        found[str(entry.get("name"))] = _plain(entry)
+        found[str(entry.get("name"))] = completed(_plain(entry), catalogue)
     return found
 
 

@@ -7,7 +7,10 @@ from __future__ import annotations
 import hashlib
 import threading
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
-from typing import Any
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    import ssl
 
 
 class Handler(BaseHTTPRequestHandler):
@@ -22,23 +25,33 @@ class Handler(BaseHTTPRequestHandler):
 
 
 class Publisher:
-    """Files by path; ``breaks`` are, by path, after how many bytes an answer ends."""
+    """Files by path; ``breaks`` are, by path, after how many bytes an answer ends.
 
-    def __init__(self) -> None:
+    ``holds`` are, by path, after how many bytes the next answer stays silent. It speaks https where
+    it has its side of ``tls``.
+    """
+
+    def __init__(self, tls: ssl.SSLContext | None = None) -> None:
         self.files: dict[str, bytes] = {}
         self.breaks: dict[str, list[int]] = {}
+        self.holds: dict[str, int] = {}
+        self.closing = threading.Event()
         self.leads: dict[str, str] = {}
         self.parts = True
         self.asked: list[tuple[str, str | None]] = []
         server: Any = ThreadingHTTPServer(("127.0.0.1", 0), Handler)
         server.publisher = self
+        self.scheme = "http"
+        if tls is not None:
+            self.scheme = "https"
+            server.socket = tls.wrap_socket(server.socket, server_side=True)
         self.server = server
         self.thread = threading.Thread(target=self.server.serve_forever, args=(0.01,))
         self.thread.start()
 
     @property
     def url(self) -> str:
-        return f"http://127.0.0.1:{self.server.server_address[1]}"
+        return f"{self.scheme}://127.0.0.1:{self.server.server_address[1]}"
 
     def tag(self, content: bytes) -> str:
         return f'"{hashlib.sha256(content).hexdigest()[:8]}"'
@@ -67,11 +80,17 @@ class Publisher:
         request.send_header("Content-Length", str(len(content) - start))
         request.send_header("ETag", tag)
         request.end_headers()
+        held = self.holds.pop(request.path, None)
+        if held is not None:
+            request.wfile.write(content[start : start + held])
+            self.closing.wait()
+            return
         end = self.breaks.get(request.path, [])
         request.wfile.write(content[start : start + end.pop(0)] if end else content[start:])
         request.close_connection = True
 
     def close(self) -> None:
+        self.closing.set()
         self.server.shutdown()
         self.thread.join()
         self.server.server_close()

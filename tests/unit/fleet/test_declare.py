@@ -5,9 +5,11 @@
 from __future__ import annotations
 
 import json
+import re
 from pathlib import Path
 
 import pytest
+import yaml
 
 pytest.importorskip("jsonschema", reason="a fleet is read on the controller alone")
 
@@ -148,6 +150,7 @@ def test_the_order_of_names_is_that_of_the_file_and_changes_nothing_else():
 ADDRESSES = [
     ("lan", {"ip": {"addresses": ["192.0.2.7/24"]}}, "192.0.2.7", True),
     ("inner", {"ip": {"addresses": ["10.0.0.7/24"]}}, "10.0.0.7", False),
+    ("inner", {"lease": "10.0.0.8"}, "10.0.0.8", False),
     ("lan", {}, None, False),
     ("lan", {"ip": {"addresses": ["{{ address }}"]}}, None, False),
 ]
@@ -213,6 +216,19 @@ def test_an_image_of_the_controller_is_one():
     ]
 
 
+def test_a_fleet_has_short_names_of_its_own():
+    entry = {"url": "https://images.example.org/a.qcow2", "checksums": "https://example.org/SUMS"}
+    catalogue = {"myos-4.2": entry, "debian-12": entry}
+    for host in fleet(images={"myos-4.2": {}}, catalogue=catalogue).hypervisors:
+        assert host.variables["kvm_image_catalogue"] == catalogue
+        assert host.variables["kvm_image_images"] == [{"name": "myos-4.2"}]
+    for host in fleet().hypervisors:
+        assert "kvm_image_catalogue" not in host.variables
+    # What a template makes is left to the hosts, and with it the names of images.
+    lazy = {"{{ name }}": entry, "b": {**entry, "url": "{{ mirror }}/b.qcow2"}}
+    fleet(images={"b": {}}, catalogue=lazy)
+
+
 def test_a_template_is_left_to_the_hosts():
     entry = {"memory": "{{ memory }}", "cloud_init": {"ssh_keys": "{{ keys }}"}}
     assert guest(entry).spec["memory"] == "{{ memory }}"
@@ -255,6 +271,8 @@ def paths(value, path=()):
 
 FULL = {
     **BASE,
+    "images": {"debian-12": {}, "myos": {}},
+    "catalogue": {"myos": {"url": "https://a/b", "checksums": "https://a/c", "format": "raw"}},
     "defaults": {"size": "small", "pool": "local"},
     "profiles": {"p": {"memory": "2GiB"}},
     "guest_groups": {"web": {"vars": {"a": 1}}},
@@ -271,24 +289,74 @@ FULL = {
 }
 
 
-@pytest.mark.parametrize("path", list(paths(FULL)), ids=str)
-def test_whatever_stands_anywhere_is_read_or_told(path):
-    """Anything in the place of anything: a fleet or a message with a place, never a traceback."""
-    for value in MUTATIONS:
-        broken = json.loads(json.dumps(FULL))
-        inner = broken
-        for part in path[:-1]:
-            inner = inner[part]
-        if path:
-            inner[path[-1]] = value
-        else:
-            broken = value
-        content = json.dumps(broken, indent=1).encode()
-        try:
-            declare([("fleet.yml", content)])
-        except InputError as error:
-            for problem in error.problems:
-                assert problem.path.startswith("fleet.yml"), str(problem)
+def broken(path, value):
+    """Return the full fleet with another value at a path, and the lines on which that stands."""
+    changed = json.loads(json.dumps(FULL))
+    inner = changed
+    for part in path[:-1]:
+        inner = inner[part]
+    inner[path[-1]] = value
+    text = json.dumps(changed, indent=1)
+    node = yaml.compose(text)
+    for part in path:
+        (node,) = [inside for key, inside in node.value if key.value == part]
+    return text, range(node.start_mark.line + 1, node.end_mark.line + 2)
+
+
+BROKEN = [(path, value) for path in paths(FULL) if path for value in MUTATIONS]
+
+
+def refusals(text):
+    """Return what is wrong with a fleet's file, none where it is read."""
+    try:
+        declare([("fleet.yml", text.encode())])
+    except InputError as error:
+        return [str(problem) for problem in error.problems]
+    return []
+
+
+def test_whatever_stands_anywhere_is_read_or_told_with_its_place():
+    """Anything in the place of anything: a fleet, or messages that lead to what is wrong."""
+    refused = 0
+    for path, value in BROKEN:
+        text, lines = broken(path, value)
+        found = refusals(text)
+        refused += bool(found)
+        places = [re.match(r"fleet\.yml:(\d+):\d+: ", one) for one in found]
+        assert all(places), (path, value, found)
+        # What leans on it, by its name or for what it said, is told where that stands.
+        told = {int(place[1]) for place in places} & set(lines)
+        named = set(path) & set(re.split(r"\W+", " ".join(found)))
+        assert not found or told or named or value is None, (path, value, found)
+    assert refused >= 200
+
+
+@pytest.mark.parametrize(
+    ("content", "place", "words"),
+    [
+        (b"plugin: kvm_fleet\nguests: {a\xff: }\n", "fleet.yml:2:1", "UTF-8"),
+        (b"\xff\xfep\x00l\x00", "fleet.yml:1:1", "UTF-8"),
+        (
+            b"a: &a [x, x, x, x, x, x, x, x, x, x]\n"
+            + b"".join(
+                b"%c: &%c [%s]\n" % (n + 1, n + 1, b", ".join([b"*%c" % n] * 10))
+                for n in range(ord("a"), ord("h"))
+            ),
+            "fleet.yml",
+            "by what its aliases unfold to",
+        ),
+        (b"plugin: kvm_fleet\nguests: " + b"[" * 200 + b"]" * 200, "fleet.yml", "deep"),
+        (b"#" * ((64 << 20) + 1), "fleet.yml", "MiB"),
+        (b"plugin: kvm_fleet\nguests: !!python/object:os.system {}\n", "fleet.yml:2:9", "tag"),
+        (b"plugin: kvm_fleet\nguests: &g {a: *g}\n", "fleet.yml:2", "alias"),
+    ],
+    ids=["a byte", "UTF-16", "a bomb", "depth", "size", "a tag", "a ring"],
+)
+def test_a_file_that_cannot_be_read_is_refused(content, place, words):
+    with pytest.raises(InputError) as raised:
+        declare([("fleet.yml", content)])
+    assert raised.value.problems[0].path.startswith(place)
+    assert words in str(raised.value)
 
 
 def test_a_guest_of_the_helper_is_declared_as_briefly_as_any_other():

@@ -57,7 +57,7 @@ def test_much_that_is_another_is_told_in_short() -> None:
         check(made(), made(specs={**SPECS, **many}))
 
 
-@pytest.mark.parametrize("kept", [None, [], {}, {"format": 2}])
+@pytest.mark.parametrize("kept", [None, [], {}, {"format": 3}])
 def test_what_is_no_plan_is_refused(kept: Any) -> None:
     with pytest.raises(VirtfleetError, match=r"expected a plan that playbooks/plan\.yml saved"):
         check(kept, made())

@@ -4,7 +4,9 @@
 
 from __future__ import annotations
 
+import os
 import shutil
+import ssl
 import subprocess
 
 import pytest
@@ -16,11 +18,46 @@ from publisher import Publisher
 @pytest.fixture
 def publisher(monkeypatch):
     monkeypatch.setattr(fetch, "PAUSE", 0.01)
-    for name in ("http_proxy", "HTTP_PROXY", "all_proxy", "ALL_PROXY"):
+    for name in ("http_proxy", "https_proxy", "all_proxy"):
         monkeypatch.delenv(name, raising=False)
+        monkeypatch.delenv(name.upper(), raising=False)
     found = Publisher()
     yield found
     found.close()
+
+
+@pytest.fixture(scope="session")
+def certificate(tmp_path_factory):
+    """Return the file of a certificate that is signed by itself, with its key in it."""
+    program = shutil.which("openssl")
+    if program is None:
+        pytest.skip("openssl is not installed")
+    path = tmp_path_factory.mktemp("tls") / "certificate.pem"
+    command = [
+        *(program, "req", "-x509", "-nodes", "-days", "2", "-newkey", "rsa:2048"),
+        *("-subj", "/CN=publisher", "-addext", "subjectAltName=IP:127.0.0.1"),
+        *("-keyout", str(path), "-out", f"{path}.crt"),
+    ]
+    subprocess.run(command, check=True, capture_output=True)
+    with path.open("a") as file, open(f"{path}.crt", encoding="ascii") as other:
+        file.write(other.read())
+    return path
+
+
+@pytest.fixture
+def secure(publisher, certificate):
+    """Return a publisher beside the other one, which speaks https."""
+    context = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
+    context.load_cert_chain(certificate)
+    found = Publisher(context)
+    yield found
+    found.close()
+
+
+@pytest.fixture
+def trusted(certificate, monkeypatch):
+    """Let this machine trust the publisher that speaks https."""
+    monkeypatch.setenv("SSL_CERT_FILE", os.fspath(certificate))
 
 
 @pytest.fixture(scope="session")

@@ -25,8 +25,10 @@ def plugin(repository):
     made: Any = runpy.run_path(str(path))["ActionModule"]
 
     class Plugin(made):
-        def __init__(self, entries, *, wanted=(), check=False):
+        def __init__(self, entries, *, wanted=(), check=False, catalogue=None):
             arguments = {"images": entries}
+            if catalogue is not None:
+                arguments["catalogue"] = catalogue
             self._task = SimpleNamespace(args=arguments, async_val=0, check_mode=check, diff=False)
             shell = SimpleNamespace(tmpdir="/tmp/x", join_path=lambda *parts: "/".join(parts))
             self._connection = SimpleNamespace(_shell=shell, become=None)
@@ -138,8 +140,8 @@ def site(plugin, tmp_path, monkeypatch):
     class Site(plugin):
         asked = publisher.asked
 
-        def run_on(self, host, entries, *, check=False):
-            self.__init__(entries, check=check)
+        def run_on(self, host, entries, *, check=False, catalogue=None):
+            self.__init__(entries, check=check, catalogue=catalogue)
             self.root = tmp_path / host
             self._connection._shell.tmpdir = str(tmp_path / f"{host}-sent")
             (tmp_path / f"{host}-sent").mkdir(exist_ok=True)
@@ -155,6 +157,7 @@ def site(plugin, tmp_path, monkeypatch):
                     lambda _files: {},
                     root=str(self.root),
                     check_mode=self._task.check_mode,
+                    catalogue=module_args.get("catalogue"),
                 )
             except VirtfleetError as error:
                 return {"failed": True, "msg": str(error)}
@@ -204,6 +207,42 @@ def test_the_controller_fetches_once_for_all_hosts(site):
         assert site.run_on(host, [site.entry()])["changed"] is False
         assert site.sent == {}
     assert len(site.asked) == count
+
+
+@pytest.mark.parametrize("kind", ["qcow2", "raw"])
+def test_a_short_name_of_the_site_is_fetched_by_the_controller(site, kind):
+    content = site.publish("8M", kind)
+    given = site.entry()
+    catalogue = {"a": {"url": given["url"], "checksums": given["checksums"], "format": kind}}
+    short = {"name": "a", "via": "controller"}
+    for check in (True, False):
+        assert site.run_on("kvm1", [short], catalogue=catalogue, check=check)["changed"] is True
+    assert site.content("kvm1") == content
+    newer = site.publish("16M", kind)
+    assert site.run_on("kvm1", [short], catalogue=catalogue)["changed"] is False
+    asking = {**short, "refresh": True}
+    for check in (True, False):
+        assert site.run_on("kvm1", [asking], catalogue=catalogue, check=check)["changed"] is True
+    assert site.content("kvm1") == newer
+    assert site.run_on("kvm1", [asking], catalogue=catalogue)["changed"] is False
+
+
+def test_a_checksum_of_the_site_s_catalogue_leaves_nothing_to_ask_for(site):
+    content = site.publish("8M")
+    digest = hashlib.sha256(content).hexdigest()
+    catalogue = {"a": {"url": site.entry()["url"], "checksum": f"sha256:{digest}"}}
+    asking = {"name": "a", "via": "controller", "refresh": True}
+    for check in (True, False):
+        assert site.run_on("kvm1", [asking], catalogue=catalogue, check=check)["changed"] is True
+    assert site.run_on("kvm1", [asking], catalogue=catalogue)["changed"] is False
+
+
+def test_a_catalogue_that_is_none_is_told_before_a_host_is_asked(site):
+    catalogue = {"a": {"url": "nowhere", "checksum": "0" * 64}}
+    for via in ("host", "controller"):
+        with pytest.raises(AnsibleActionFail, match=r"^catalogue\.a\.url: expected an http"):
+            site.run_on("kvm1", [{"name": "a", "via": via}], catalogue=catalogue)
+    assert (site.asked, site.calls) == ([], [])
 
 
 @pytest.mark.parametrize("algorithm", ["sha256", "sha512"])
