@@ -112,6 +112,11 @@ def documents(
 # --- as they may be shown
 
 
+def may_be_shown(key: str) -> bool:
+    """Return whether the value of a key of cloud-config may be shown."""
+    return key in _OPEN
+
+
 def _shown_user(user: Any) -> Any:
     if not isinstance(user, Mapping):
         return user if user == "default" else HIDDEN

@@ -20,7 +20,7 @@ runpy.run_path(str(Path(__file__).parents[1] / "shim.py"))
 from ansible.module_utils.converge.errors import VirtfleetError, system_says
 from ansible.module_utils.fleet.machines import common
 from ansible.module_utils.fleet.plan import FleetPlan, Wish, capacity, plan
-from ansible.module_utils.fleet.saved import check, saved
+from ansible.module_utils.fleet.saved import check, is_open, saved
 
 _SPEC: dict[str, Any] = {
     "fleet": {"type": "dict", "required": True},
@@ -87,7 +87,11 @@ class ActionModule(ActionBase):
             return
         hosts = variables["hostvars"]
         names = variables["groups"].get("guests", ())
-        specs = {name: _sealed(hosts.raw_get(name)["kvm_guest_spec"]) for name in names}
+        specs = {}
+        for name in names:
+            raw = hosts.raw_get(name)["kvm_guest_spec"]
+            whole = hosts[name]["kvm_guest_spec"] if _is_template(raw) else raw
+            specs[name] = _settled(raw, whole)
         now = saved(told, specs, options["fleet"]["name"])
         if options["saved"]:
             check(_read(Path(options["saved"])), now)
@@ -119,6 +123,26 @@ def _parts(own: Any, *, absent: bool) -> dict[str, Any]:
         "adopt": spec.get("adopt", False),
         "was": spec.get("was"),
     }
+
+
+def _settled(raw: Any, whole: Any, path: tuple[str | int, ...] = ()) -> Any:
+    """Return a declaration with its templates filled in, where what they make is no secret.
+
+    What is in a vault stays there: ``whole`` fills in what is looked at alone.
+    """
+    if isinstance(raw, EncryptedString):
+        return VaultHelper.get_ciphertext(raw, with_tags=False)
+    if not _is_template(raw):
+        return _sealed(raw)
+    if isinstance(raw, dict):
+        return {key: _settled(one, whole, (*path, key)) for key, one in raw.items()}
+    if isinstance(raw, (list, tuple)):
+        return [_settled(one, whole, (*path, number)) for number, one in enumerate(raw)]
+    if not is_open([part for part in path if isinstance(part, str)]):
+        return raw
+    for part in path:
+        whole = whole[part]
+    return [raw, whole]
 
 
 def _sealed(value: Any) -> Any:

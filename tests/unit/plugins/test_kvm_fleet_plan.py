@@ -187,6 +187,48 @@ def test_a_saved_plan_is_held_to(tmp_path: Path, empty: dict[str, Any]) -> None:
     assert "No such file" in done.stdout
 
 
+FLEET = """\
+plugin: kvm_fleet
+hypervisors: {kvm1: }
+guests:
+  web01:
+    memory: "{{ size }}"
+    cloud_init:
+      ssh_keys: ["{{ admin_key }}"]
+      user_data: {packages: ["{{ package }}"], chpasswd: {list: "ops:{{ word }}"}}
+"""
+SETTINGS = {"size": "1GiB", "admin_key": "ssh-ed25519 AAAA a", "package": "vim", "word": "s3cr3t"}
+
+
+@pytest.mark.parametrize(
+    ("changed", "stale"),
+    [
+        ({}, False),
+        ({"size": "2GiB"}, True),
+        ({"admin_key": "ssh-ed25519 AAAA b"}, True),
+        ({"package": "nano"}, True),
+        ({"word": "other"}, False),  # nobody shall guess it from a digest
+    ],
+)
+def test_a_saved_plan_holds_what_templates_make(
+    tmp_path: Path, changed: dict[str, str], stale: bool
+) -> None:
+    folder = tmp_path / "inventory"
+    (folder / "group_vars").mkdir(parents=True)
+    (folder / "fleet.yml").write_text(FLEET)
+    file, answers = str(tmp_path / "plan"), {"kvm1": EMPTY}
+
+    def settle(values: dict[str, str]) -> None:
+        (folder / "group_vars" / "all.yml").write_text(yaml.safe_dump(values))
+
+    settle(SETTINGS)
+    assert run(tmp_path, folder, plays(answers, save=file)).returncode == 0
+    settle({**SETTINGS, **changed})
+    done = run(tmp_path, folder, plays(answers, saved=file))
+    assert ("the plan is stale: web01 is declared otherwise by now" in done.stdout) is stale
+    assert done.returncode == (2 if stale else 0), done.stdout
+
+
 def test_what_is_in_a_vault_is_not_opened_for_a_plan_that_is_saved() -> None:
     sealed = runpy.run_path(str(REPOSITORY / "plugins/action/kvm_fleet_plan.py"))["_sealed"]
     word = EncryptedString(ciphertext="$ANSIBLE_VAULT;1.1;AES256\n3132")
