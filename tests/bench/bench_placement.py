@@ -222,13 +222,24 @@ def test_placing_three_thousand_guests() -> None:
         needs = {"vcpus": vcpus, "memory": memory * GIB, "pool local": 40 * GIB}
         rules = (Rule(f"s{number // 5}"),) if number % 2 else ()
         demands.append(Demand(f"g{number:04}", needs, spread=rules))
-    spent = _spent(lambda: place(hosts, demands, Policy(n_plus_one=True)))
+    found = []
+    spent = _spent(lambda: found.append(place(hosts, demands, Policy(n_plus_one=True))))
+    (placement,) = found
+    answers = placement.answers
+    assert all(answers[demand.name].host is not None for demand in demands)
+    assert placement.exposed == [], "guests that would have no place if their host were lost"
+    for rule in {rule for demand in demands for rule in demand.spread}:
+        on = [answers[one.name].host for one in demands if rule in one.spread]
+        assert len(set(on)) == len(on), f"{rule.group} is not spread"
     say(f"\n3,000 new guests on 100 hosts, N+1 and spread: {spent:.2f} s (bound {PLACED:.0f})")
     assert spent <= PLACED
 
 
 def _fleet(count: int) -> tuple[Wish, dict[str, Any]]:
-    """Return a fleet of so many guests, a hundred of which are new, and what is there of it."""
+    """Return a fleet of so many guests, and what is there of it.
+
+    Fifty are new, and fifty shall have twice the memory.
+    """
     hosts = [f"kvm{number:03}" for number in range(max(2, count // 20))]
     observed: dict[str, Any] = {
         host: {"guests": [], "room": {"cpus": 64, "memory": 512 * GIB}} for host in hosts
@@ -237,8 +248,9 @@ def _fleet(count: int) -> tuple[Wish, dict[str, Any]]:
     guests = []
     for number in range(count):
         name = f"g{number:05}"
-        guests.append({"name": name, "state": "running", "asked": asked})
-        if number % (count // 100):
+        grown = {"memory": "8GiB"} if number % (count // 50) == 1 else {}
+        guests.append({"name": name, "state": "running", "asked": {**asked, **grown}})
+        if number % (count // 50):
             seen = {"name": name, "state": "running", "owned": True, "fleet": "bench"}
             seen |= {"digest": name, "vcpus": 2, "memory": "4GiB"}
             observed[hosts[number % len(hosts)]]["guests"].append(seen)
@@ -252,7 +264,7 @@ def test_planning_ten_thousand_guests() -> None:
         for count in counts:
             wish, observed = _fleet(count)
             samples[count].append(_spent(partial(plan, wish, observed)) * 1e3)
-    say("\nthe plan of a fleet of which 100 guests are new [ms, medians of 3]")
+    say("\nthe plan of a fleet of which 50 guests are new and 50 change [ms, medians of 3]")
     for count in counts:
         say(f"  {count:>8} guests {statistics.median(samples[count]):10.1f}")
     half, most = counts[1:]

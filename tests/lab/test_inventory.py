@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Any
 
 import pytest
 import yaml
-from asking import configuring, domains, there
+from asking import configuring, domains, there, virsh
 from playing import REPOSITORY, Ansible
 from virtlab import images
 from virtlab.recipe import GUEST, golden
@@ -101,6 +101,29 @@ def test_a_second_run_changes_nothing(configured: Run, site: Site) -> None:
     del configured
     assert site.ansible().playbook("site", **SETTINGS).changed() == {}
     assert site.ansible().plays([CONFIGURED]).changed() == {}
+
+
+def test_the_nightly_check_tells_what_somebody_changed(
+    configured: Run, site: Site, kvm1: Host
+) -> None:
+    del configured
+    ansible = site.ansible()
+    refused = ansible.playbook("drift", status=2, **SETTINGS)
+    assert "expected --check" in " ".join(refused.output.split())
+    clean = ansible.playbook("drift", "--check", **SETTINGS)
+    assert clean.changed() == {}
+    assert "plan: nothing to do" in clean.output
+    title = "desc web1 --config --live --title --new-desc"
+    virsh(kvm1, f"{title} 'by hand'")
+    declared = site.ansible(web1={"title": "declared"})
+    for book, settings in (("drift", {}), ("site", {"fail_on_changes": True})):
+        found = declared.playbook(book, "--check", status=2, **SETTINGS, **settings)
+        (message,) = [text for host in ("kvm1", "kvm2") for text in found.messages(host)]
+        assert "title: by hand → declared" in message
+    assert "by hand" in virsh(kvm1, "dumpxml web1")
+    done = declared.playbook("site", **SETTINGS)
+    assert list(done.changed()) == ["kvm1"]
+    assert "<title>declared</title>" in virsh(kvm1, "dumpxml web1")
 
 
 def test_guests_are_changed_and_removed_by_their_declaration(

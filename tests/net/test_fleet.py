@@ -300,6 +300,7 @@ def test_of_two_controllers_at_once_none_doubles_what_the_other_makes(
         )
         for avoided in ("host001", "host002")
     )
+    assert one.poll() is None, "the first was over before the second began"
     outputs = [process.communicate(timeout=300)[0] for process in (one, two)]
     for process, output in zip((one, two), outputs, strict=True):
         assert process.returncode == 0 or meant(output), output
@@ -322,14 +323,16 @@ def test_what_breaks_off_between_hosts_is_completed_by_the_next_run(
     assert not bare.run({}).changed()
     whole = time.monotonic() - begin  # a run takes about that, and longer with guests to make
     process = bare.start(FLOATING)
-    time.sleep(rng.uniform(0.2, 1.1) * whole)
+    time.sleep(rng.uniform(0.2, 1.0) * whole)
+    assert process.poll() is None, "it was over before anything broke off"
     if what == "controller":
         process.send_signal(signal.SIGKILL)
         process.communicate(timeout=60)
     else:
         bare.hosts["host002"].vanish()
         process.communicate(timeout=300)
-        one_each(bare.everywhere())
+        made = set(one_each(bare.everywhere()))
+        assert process.returncode != 0 or made == set(FLOATING), "nobody says that a host is away"
         bare.hosts["host002"].appear()
     one_each(bare.everywhere())
     bare.wait_for_modules()
