@@ -341,7 +341,7 @@ def drop(tree: Any, path: str) -> None:
         tree.pop(steps[0], None)
 
 
-@pytest.fixture
+@pytest.fixture(scope="session")
 def specs() -> Callable[[int], Specs]:
     """Return a maker of random specs for a seed."""
     return Specs
