@@ -33,7 +33,7 @@ NASTY = (
     f"x\x00<{MARK}/>",
 )
 ROUNDS = 40
-Path = tuple  # of keys and numbers; a key that is itself the place stands in a tuple
+Path = tuple[Any, ...]  # of keys and numbers; a key that is itself the place stands in a tuple
 
 
 def places(value: Any, path: Path = ()) -> Iterator[Path]:
