@@ -20,8 +20,11 @@ KEYS = (
     *("user_data", "vendor_data", "meta_data", "network_config", "bus"),
 )
 BUSES = ("virtio", "scsi", "sata", "ide", "usb")
-# What cloud-init tells the kind of a document by.
-_BEGINNINGS = ("#", "Content-Type:", "MIME-Version:", "From ")
+# What cloud-init tells the kind of a document by, in letters of any case.
+_BEGINNINGS = (
+    *("#cloud-config", "#!", "#include", "#cloud-boothook", "#part-handler", "#upstart-job"),
+    *("## template: jinja", "content-type:", "mime-version:", "from "),
+)
 _IP_KEYS = (
     *("addresses", "dhcp4", "dhcp6", "dhcp4-overrides", "dhcp6-overrides", "accept-ra"),
     *("gateway4", "gateway6", "nameservers", "routes", "routing-policy", "mtu", "optional"),
@@ -93,23 +96,37 @@ class _Reader:
 
     def document(self, path: str, value: Any) -> Any:
         """Return user-data or vendor-data: a mapping for cloud-config, or text of any kind."""
+        if value is None:
+            return None
+        from . import cloud_config  # compiled on the host, so only where a document is stated
+
         if not isinstance(value, str):
-            return self.mapping(path, value)
-        if not value.startswith(_BEGINNINGS):
+            found = self.mapping(path, value)
+            self.problems += cloud_config.problems(found or {}, path)
+            return found
+        if not value.lower().startswith(_BEGINNINGS):
             expected = "text that begins as cloud-init wants it (#cloud-config, #!/bin/sh, …)"
             remedy = "state cloud-config as a mapping"
             self.problems.append(Problem(path, expected, "text that does not", remedy))
+        self.problems += cloud_config.problems_of_text(value, path)
         return value
 
     def network(self, path: str, value: Any) -> Any:
         value = self.mapping(path, value)
         if value is None:
             return None
-        inside = value.get("network", value) if set(value) == {"network"} else value
-        if not isinstance(inside, Mapping) or inside.get("version", 2) != 2:
-            self.refuse(f"{path}.version", "2", (inside or {}).get("version"))
+        from . import network_config  # compiled on the host, as above
+
+        where = path
+        if set(value) == {"network"}:
+            value, where = value["network"], f"{path}.network"
+        if value is None:
+            self.refuse(f"{path}.version", "2", None)
+        inside = self.mapping(where, value)
+        if inside is None:
             return None
-        return {"version": 2, **inside}
+        self.problems += network_config.problems(inside, where)
+        return {"version": network_config.version(inside), **inside}
 
     def address(self, path: str, value: Any, read: Callable[[str], Any], expected: str) -> None:
         try:
@@ -120,6 +137,8 @@ class _Reader:
     def ip(self, path: str, value: Any) -> Mapping[str, Any] | None:
         """Return how a NIC gets its addresses: the keys of an ethernet in network-config v2."""
         import ipaddress  # compiled on the host, so only where an address is stated
+
+        from . import network_config
 
         found = self.mapping(path, value)
         for key in found or {}:
@@ -138,9 +157,13 @@ class _Reader:
                 self.refuse(where, expected, address)
             else:
                 self.address(where, address, ipaddress.ip_interface, expected)
-        for key, read in (("gateway4", ipaddress.IPv4Address), ("gateway6", ipaddress.IPv6Address)):
+        gateways = {"gateway4": ipaddress.IPv4Address, "gateway6": ipaddress.IPv6Address}
+        for key, read in gateways.items():
             if key in found:
                 self.address(f"{path}.{key}", found[key], read, f"an IPv{key[-1]} address")
+        looked_at = ("addresses", *gateways)
+        rest = {key: found[key] for key in _IP_KEYS if key in found and key not in looked_at}
+        self.problems += network_config.ethernet(rest, path)
         return found
 
 

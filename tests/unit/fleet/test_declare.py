@@ -232,6 +232,29 @@ def test_a_fleet_has_short_names_of_its_own():
 def test_a_template_is_left_to_the_hosts():
     entry = {"memory": "{{ memory }}", "cloud_init": {"ssh_keys": "{{ keys }}"}}
     assert guest(entry).spec["memory"] == "{{ memory }}"
+    vlan = {"id": "{{ id }}", "link": "eth0"}
+    network = {"network": {"ethernets": "{{ ports }}", "vlans": {"eth0.5": vlan}}}
+    for document in (
+        "{{ lookup('template', 'web.yml') }}",
+        "#cloud-config\nhostname: {{ name }}\n{% if new %}\npackages: [{{ more }}]\n{% endif %}",
+        {"users": [{"name": "ops", "lock_passwd": "{{ lock }}"}], "packages": "{{ packages }}"},
+    ):
+        guest({"memory": "1GiB", "cloud_init": {"user_data": document, "network_config": network}})
+    guest({"memory": "1GiB", "cloud_init": {"network_config": {"network": "{{ network }}"}}})
+
+
+def test_a_first_boot_that_cloud_init_would_not_read_is_told_with_its_place():
+    text = (
+        "plugin: kvm_fleet\nhypervisors: {kvm1: }\nguests:\n  a:\n    memory: 1GiB\n"
+        "    cloud_init:\n      user_data:\n        users:\n        - default\n"
+        "        - {name: ops, sudo: {a: b}}\n"
+        "      network_config:\n        vlans:\n          eth0.5: {id: five, link: eth0}\n"
+    )
+    sudo, vlan = told(text)
+    assert sudo.startswith("fleet.yml:10:")
+    assert "cloud_init.user_data.users[1].sudo: expected text, true or false or a list" in sudo
+    assert vlan.startswith("fleet.yml:13:")
+    assert "vlans.eth0.5.id: expected a whole number, found text" in vlan
 
 
 def test_what_hosts_alone_can_judge_is_left_to_them():

@@ -152,7 +152,8 @@ def test_a_guest_that_could_not_be_made_leaves_nothing(machine, monkeypatch):
 @pytest.mark.skipif(tool() is None, reason="no program here makes ISOs")
 def test_a_seed_is_a_disk_of_its_own_and_another_one_waits(machine):
     ip = {"addresses": ["192.0.2.7/24"]}
-    cloud = {"user": "ops", "user_data": {"write_files": [{"content": "a secret"}]}}
+    file = {"path": "/etc/word", "content": "a secret"}
+    cloud = {"user": "ops", "user_data": {"write_files": [file]}}
     wish = {"name": "a", "cloud_init": cloud, "state": "running"}
     machine.run(wish)
     assert machine.run(wish)["changed"] is False

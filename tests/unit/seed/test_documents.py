@@ -86,7 +86,7 @@ SECRETS = [
     {"user_data": {"users": [SECRET]}},
     {"user_data": {"write_files": [{"path": "/etc/x", "content": SECRET}]}},
     {"user_data": {"runcmd": [f"curl -H 'Bearer {SECRET}' https://example.org"]}},
-    {"user_data": {"whatever": SECRET}},
+    {"user_data": {"random_seed": {"data": SECRET}}},
     {"user_data": f"#!/bin/sh\necho {SECRET}\n"},
     {"vendor_data": {"bootcmd": [SECRET]}},
     {"meta_data": {"api_token": SECRET}},
@@ -135,7 +135,7 @@ ODD = 'tab\t nul\x00 del\x7f nel\x85 bom\ufeff line\u2028 grin\U0001f600 quote" 
 def test_what_is_written_is_yaml_of_the_same_meaning():
     yaml = pytest.importorskip("yaml", reason="hosts need no PyYAML, the controller has it")
     value = {"user_data": {"write_files": [{"content": ODD}], "no": [1, 1.5, True, None, "on"]}}
-    texts = files(made(value))
+    texts = files({**made({}), **value})
     assert texts["user-data"].startswith("#cloud-config\n")
     assert yaml.safe_load(texts["user-data"]) == value["user_data"]
     assert yaml.safe_load(texts["meta-data"])["local-hostname"] == "web1"
