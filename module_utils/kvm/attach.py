@@ -108,7 +108,7 @@ def _nic(spec: Mapping[str, Any]) -> Attachment:
 
     ``auto`` takes vhost-net where it can be had. A tap that is named may do without a bridge.
     """
-    from .tap import MOST_QUEUES, NAME_LIMIT, Tap, parse_mac
+    from .tap import MOST_QUEUES, NAME_LIMIT, Tap, is_interface, parse_mac
     from .virtio.net import Net
 
     unknown = sorted(set(spec) - _NIC_KEYS)
@@ -121,6 +121,8 @@ def _nic(spec: Mapping[str, Any]) -> Attachment:
             raise ConfigError(f"{key} must be an interface's name, found {value!r}")
     if bridge is None and name is None:
         raise ConfigError("a NIC needs a bridge")
+    if bridge is None and not is_interface(str(name)):
+        raise ConfigError(f"the tap {name} is missing; with a bridge it would be made")
     if switch not in _SWITCH:
         raise ConfigError(f"vhost must be auto, true or false, found {stated!r}")
     queues = _whole(spec, "queues", 1, 1, MOST_QUEUES)

@@ -73,15 +73,20 @@ def bridges() -> list[str]:
     return sorted(names)
 
 
+def is_interface(name: str) -> bool:
+    """Return whether this host has a network device of that name."""
+    try:
+        socket.if_nametoindex(name)
+    except OSError:
+        return False
+    return True
+
+
 def _check_bridge(name: str) -> None:
     known = bridges()
     if name in known:
         return
-    try:
-        socket.if_nametoindex(name)
-        why = "is no bridge of the kernel"
-    except OSError:
-        why = "is missing"
+    why = "is no bridge of the kernel" if is_interface(name) else "is missing"
     there = ", ".join(known) or "none"
     raise ConfigError(f"the bridge {name} {why}; the bridges of this host: {there}")
 

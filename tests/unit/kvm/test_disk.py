@@ -50,6 +50,22 @@ def disk(opened, image):
     return opened(image)
 
 
+def test_a_flush_goes_to_the_medium_and_an_error_of_it_is_told(disk, monkeypatch):
+    synced = []
+    monkeypatch.setattr(os, "fdatasync", synced.append)
+    disk.write([memoryview(b"x" * SECTOR)], 0)
+    assert synced == []
+    disk.flush()
+    assert synced == [disk.fd]
+
+    def failing(_fd):
+        raise OSError(errno.EIO, "the medium is gone")
+
+    monkeypatch.setattr(os, "fdatasync", failing)
+    with pytest.raises(OSError, match="the medium is gone"):
+        disk.flush()
+
+
 def buffers(*lengths):
     return [memoryview(bytearray(b"\xee" * length)) for length in lengths]
 

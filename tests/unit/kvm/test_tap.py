@@ -151,6 +151,15 @@ def test_a_tap_that_somebody_made_before(new_tap):
         new_tap(name="vf5", bridge=None, queues=2)
 
 
+def test_a_named_tap_is_not_made_by_a_slip_of_the_pen(apart):
+    with pytest.raises(ConfigError, match="the tap vf5 is missing; with a bridge it would be made"):
+        attach.open_all({"nics": [{"tap": "vf5"}]})
+    assert "vf5" not in ip("link")
+    ip("tuntap add vf5 mode tap")
+    (nic,) = attach.open_all({"nics": [{"tap": "vf5", "vhost": False}]})
+    nic.close()
+
+
 def test_queues_are_switched(new_tap):
     tap = new_tap(queues=3)
     assert len(tap.fds) == 3
