@@ -120,7 +120,8 @@ actions:
       sample: network/lan
     action:
       description: What is done. V(create), V(update), V(replace), V(start), V(stop), V(restart),
-        V(adopt) or V(delete).
+        V(adopt), V(attach) (guests are plugged in that a run which was killed has cut off) or
+        V(delete).
       type: str
     host:
       description: The host that carries it out.

@@ -29,6 +29,8 @@ options:
         default), a file system, a partition table or a volume group.
       - V(adopt) takes over one that is there, V(restart) starts it anew where something waits for
         that, V(replace) makes it anew where another V(type) or V(uuid) is stated.
+      - V(refresh) has libvirt look anew at an active one before its room is returned, in check mode
+        not. That is no change.
       - V(type) is one of V(dir), V(fs), V(netfs), V(logical), V(disk), V(iscsi), V(iscsi-direct),
         V(scsi), V(mpath), V(rbd), V(gluster) and V(zfs).
     type: list

@@ -17,6 +17,8 @@ description:
   - A volume is never made smaller, and never made anew over another one.
   - Only volumes that this toolkit made, or that it was asked to take over, are changed or removed,
     and none that a guest has or that another volume stands on.
+  - A pool of type V(netfs) whose server does not answer is an error, before anything in it is asked
+    for.
 options:
   volumes:
     description:
@@ -25,7 +27,7 @@ options:
       - V(format), V(cluster_size), V(compat), V(lazy_refcounts), V(nocow), V(allocation) and
         V(permissions) are of a new one. V(preallocate) is V(metadata) or V(full).
       - V(from) makes it a copy of another volume of its pool, V(backing) lets it stand on a file
-        (V(path) and V(format)).
+        (V(path) and V(format)), which has to be there or be made by the same call.
       - V(state) is V(present) or V(absent), V(wipe) overwrites it before it goes. V(adopt) takes
         over one that is there.
       - V(upload) fills a new one with a file of this host (V(path), and V(checksum) if it shall be

@@ -34,7 +34,8 @@ class Seen:
     ``inactive`` is its XML at its next start and ``live`` that with which it is active, None where
     it is not. ``persistent`` is whether it stays when it ends. ``owned`` is whether this toolkit
     made it or took it over, for ``fleet``; one that is ``new`` was made by a run that was killed
-    before it was done with it.
+    before it was done with it. ``unplugged`` are devices of guests that it was started anew under
+    and that were not plugged in again, None where nothing is noted of any.
     """
 
     name: str
@@ -46,6 +47,7 @@ class Seen:
     owned: bool = False
     fleet: str = ""
     new: bool = False
+    unplugged: Sequence[str] | None = None
     spec: Mapping[str, Any] = field(default_factory=dict)
     more: Mapping[str, Any] = field(default_factory=dict)
 
@@ -53,6 +55,11 @@ class Seen:
     def active(self) -> bool:
         """Whether it is in use or can be."""
         return self.live is not None
+
+    @property
+    def left_over(self) -> bool:
+        """Whether a run that was killed left a note of it that goes with this one."""
+        return self.new or (self.unplugged is not None and not self.unplugged)
 
     def to_dict(self, *, starts: bool = True) -> dict[str, Any]:
         """Return plain values; what never ``starts`` has no state."""
@@ -89,6 +96,7 @@ class Kind(ABC):
 
     word: str
     plural: str
+    marked = False  # whether its definitions say whose it is
     flags: tuple[str, ...] = ("autostart", "adopt", "replace", "restart")  # asked besides
     outlives_a_restart = False  # whether guests go on standing on it while it is started anew
     listed = ""  # what libvirt calls them in the flags of listings, if they start
@@ -241,9 +249,26 @@ class Kind(ABC):
         self.lookup(name).destroy()
         self.start(name, asked)
 
+    def plug_in(self, name: str) -> None:
+        """Plug in what was unplugged; only asked of a kind that guests are plugged into."""
+        raise NotImplementedError
+
+    def refresh(self, name: str) -> None:
+        """Have libvirt look anew at what it holds; only asked of a kind with this flag."""
+        raise NotImplementedError
+
     @abstractmethod
     def adopt(self, seen: Seen) -> None:
         """Make it ours."""
+
+    def claim(self, name: str, uuid: str | None) -> None:
+        """Note that what gets a UUID of its own is ours, where neither that nor a mark tells it."""
+        if not uuid or self.marked:
+            return
+        from ..virt.identity import uuid_for
+
+        if uuid != uuid_for(name, self.fleet, self.word):
+            self.ledger.note(self.word, uuid, self.fleet)
 
     def gone(self, seen: Seen) -> None:
         """Let go of what was noted of an object that is gone."""
@@ -256,6 +281,11 @@ class Kind(ABC):
     def finish(self, name: str) -> None:
         """Note that an object is made."""
         self.ledger.note(f"new {self.word}", name, None)
+
+    def tidy(self, seen: Seen) -> None:
+        """Let go of what a run that was killed left noted of an object."""
+        if seen.new:
+            self.finish(seen.name)
 
     def is_new(self, name: str) -> bool:
         """Return whether a run that was killed has not made all of an object."""

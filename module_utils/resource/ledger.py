@@ -1,6 +1,9 @@
 # Copyright (C) 2026 virtfleet contributors
 # SPDX-License-Identifier: GPL-3.0-or-later
-"""Whose objects are that bear neither mark nor UUID of ours: one file, written at once."""
+"""Whose objects are that bear neither mark nor UUID of ours, and what a run has begun with them.
+
+One file, written at once.
+"""
 
 from __future__ import annotations
 
@@ -18,7 +21,10 @@ if TYPE_CHECKING:
 
 
 class Ledger:
-    """By kind and UUID (of a volume its key), the fleet that an object belongs to."""
+    """By kind and UUID (of a volume its key), the fleet that an object belongs to.
+
+    What the next run has to complete if this one is killed stands there under kinds of its own.
+    """
 
     def __init__(self, layout: Layout) -> None:
         self.folder = layout.state
@@ -47,24 +53,28 @@ class Ledger:
         """Read the file anew when it is needed next: another run may have written it."""
         self._known = None
 
-    def fleet_of(self, kind: str, uuid: str) -> str | None:
-        """Return the fleet of an object that was taken over, None where none was."""
-        found = self._read().get(kind, {}).get(uuid)
+    def noted(self, kind: str, key: str) -> str | None:
+        """Return what was noted, None where nothing was."""
+        found = self._read().get(kind, {}).get(key)
         return found if isinstance(found, str) else None
 
-    def note(self, kind: str, uuid: str, fleet: str | None) -> None:
-        """Write that an object belongs to a fleet, or to none any more."""
-        with self._writing:
-            self._note(kind, uuid, fleet)
+    def fleet_of(self, kind: str, uuid: str) -> str | None:
+        """Return the fleet of an object that was taken over, None where none was."""
+        return self.noted(kind, uuid)
 
-    def _note(self, kind: str, uuid: str, fleet: str | None) -> None:
+    def note(self, kind: str, key: str, value: str | None) -> None:
+        """Write what is noted, such as the fleet that an object belongs to; None for nothing."""
+        with self._writing:
+            self._note(kind, key, value)
+
+    def _note(self, kind: str, key: str, value: str | None) -> None:
         self.forget()
         known = {key: dict(inside) for key, inside in self._read().items()}
-        if fleet is None:
-            if known.get(kind, {}).pop(uuid, None) is None:
+        if value is None:
+            if known.get(kind, {}).pop(key, None) is None:
                 return
         else:
-            known.setdefault(kind, {})[uuid] = fleet
+            known.setdefault(kind, {})[key] = value
         make_folder(self.folder)
         half = f"{self.path}.new"
         try:

@@ -4,6 +4,7 @@
 
 from __future__ import annotations
 
+import errno
 import os
 from typing import TYPE_CHECKING, Any, Iterable, Iterator, Mapping
 
@@ -16,6 +17,7 @@ if TYPE_CHECKING:
     from .network_definitions import NetworkDefinitions
 
 _CLASS = "/sys/class/net"
+_UNPLUGGED = "unplugged network"  # in the ledger, with the devices of its guests
 
 
 class Networks(Kind):
@@ -23,6 +25,7 @@ class Networks(Kind):
 
     word = "network"
     plural = "networks"
+    marked = True
     listed = "NETWORKS"
     outlives_a_restart = True
 
@@ -79,12 +82,26 @@ class Networks(Kind):
             owned=found["fleet"] is not None,
             fleet=found["fleet"] or "",
             new=self.is_new(one.name()),
+            unplugged=self._unplugged(one.name(), found),
             spec=found["spec"],
             more={"bridge": found["bridge"]},
         )
 
     def _stored(self, one: Any) -> str:
         return self.stored(one, self.libvirt.VIR_NETWORK_XML_INACTIVE)
+
+    def _unplugged(self, name: str, found: Mapping[str, Any]) -> list[str] | None:
+        """Return what a new start has cut off that is still there, None where nothing is noted."""
+        noted = self.ledger.noted(_UNPLUGGED, name) if self.local else None
+        if noted is None:
+            return None
+        bridge = _losing(found)
+        if bridge is None:
+            return []
+        from .network_live import plugs
+
+        there = {device for _, device in plugs(self.connection, name)}
+        return [one for one in noted.split() if one in there and _master(one) != bridge]
 
     def users(self, seen: Seen) -> list[str]:
         """Return the running guests that have a NIC on it."""
@@ -122,24 +139,50 @@ class Networks(Kind):
         """Start it anew, and plug the guests in again that were on it."""
         from .network_live import plugs
 
-        plugged = plugs(self.connection, name)
-        one = self.lookup(name)
-        one.destroy()
+        devices = [device for _, device in plugs(self.connection, name) if device]
+        if devices and self.local:
+            self.ledger.note(_UNPLUGGED, name, " ".join(devices))
+        self.lookup(name).destroy()
         self.start(name, asked)
-        found = self.meaning(one.XMLDesc(0))
-        port = (found["spec"].get("virtualport") or {}).get("type")
-        if found["bridge"] and port != "openvswitch":  # a switch of its own keeps its ports
-            self._plug_in(found["bridge"], [device for _, device in plugged if device])
+        self._plug(devices, self._live(name))
+        self._plugged(name)
 
-    def _plug_in(self, bridge: str, devices: Iterable[str]) -> None:
+    def plug_in(self, name: str) -> None:
+        """Plug in what a run has cut off that was killed before it did so itself."""
+        found = self._live(name)
+        self._plug(self._unplugged(name, found) or (), found)
+        self._plugged(name)
+
+    def tidy(self, seen: Seen) -> None:
+        """Let go of what a run that was killed left noted of it."""
+        super().tidy(seen)
+        if not seen.unplugged:
+            self._plugged(seen.name)
+
+    def gone(self, seen: Seen) -> None:
+        """Let go of what was noted of it."""
+        super().gone(seen)
+        self._plugged(seen.name)
+
+    def _live(self, name: str) -> dict[str, Any]:
+        return self.meaning(self.lookup(name).XMLDesc(0))
+
+    def _plugged(self, name: str) -> None:
+        if self.local:
+            self.ledger.note(_UNPLUGGED, name, None)
+
+    def _plug(self, devices: Iterable[str], found: Mapping[str, Any]) -> None:
         """Give taps their bridge back, which they lost when it went."""
+        bridge = _losing(found)
+        if bridge is None:
+            return
         failed = []
         for device in devices:
             if self.run is None or not self.local:
                 failed.append(device)
                 continue
             status, _, error = self.run(["ip", "link", "set", "dev", device, "master", bridge])
-            if status:
+            if status and os.path.exists(os.path.join(_CLASS, device)):
                 failed.append(f"{device} ({error.strip()})")
         if failed:
             raise VirtfleetError(
@@ -167,13 +210,28 @@ class Networks(Kind):
         return found
 
 
+def _losing(found: Mapping[str, Any]) -> str | None:
+    """Return the bridge that guests lose as their network ends, None where they lose none."""
+    port = (found["spec"].get("virtualport") or {}).get("type")
+    bridge: str | None = found["bridge"]
+    return None if port == "openvswitch" else bridge  # a switch of its own keeps its ports
+
+
+def _master(device: str) -> str:
+    """Return the bridge that a device is plugged into, empty for none."""
+    try:
+        return os.path.basename(os.readlink(os.path.join(_CLASS, device, "master")))
+    except OSError:
+        return ""
+
+
 def _carrier(device: str) -> bool | None:
     """Return whether a device has a carrier, None where that cannot be said."""
     try:
         with open(os.path.join(_CLASS, device, "carrier"), encoding="ascii") as file:
             return file.read().strip() == "1"
-    except OSError:
-        return None
+    except OSError as error:
+        return False if error.errno == errno.EINVAL else None  # it is there, and down
 
 
 def _taken(whole: Specs, others: Specs) -> Iterator[Problem]:

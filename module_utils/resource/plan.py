@@ -31,7 +31,7 @@ if TYPE_CHECKING:
     from .kind import Kind, Seen
     from .spec import Declared
 
-FIRST, SECOND, THIRD = 1, 2, 3
+FIRST, SECOND, THIRD, LAST = 1, 2, 3, 4
 RESTART_REQUIRED = "restart_required"
 
 
@@ -181,6 +181,19 @@ class _Planner:
         if later:
             self.act(FIRST, one.name, "update", differs(later), later, when=NEXT_BOOT)
 
+    def plug_in(self, seen: Seen) -> None:
+        """Plan that guests are plugged in again whom a run that was killed has cut off."""
+        if not seen.unplugged:
+            return
+        verbs = {action.action for action in self.actions if action.name == seen.name}
+        stays = seen.active and not verbs & {"stop", "restart"}  # the latter does it by itself
+        if not (stays or "start" in verbs):
+            return
+        changes = [Change(f"devices.{device}", None, "plugged in") for device in seen.unplugged]
+        reason = "a run that ended early has started it anew under its guests"
+        when = LIVE if seen.active else NOW
+        self.act(LAST, seen.name, "attach", reason, changes, when=when)
+
     def outstanding(self, one: Declared, seen: Seen, later: Sequence[Edit]) -> None:
         """Plan a new start where that is asked for, or tell that it is needed."""
         if one.asked.get("restart"):
@@ -225,6 +238,7 @@ def plan(
                 planner.remove(seen, "declared absent")
             else:
                 planner.settle(one, seen)
+                planner.plug_in(seen)
     if prune:
         names = {one.name for one in declared}
         for name, seen in observed.items():

@@ -20,7 +20,6 @@ if TYPE_CHECKING:
     from .ledger import Ledger
     from .pool_definitions import PoolDefinitions
 
-_PATIENCE = 5.0  # seconds in which a server of storage has to answer
 _MADE = ("dir", "netfs")  # building one of these makes a folder, and no more
 _GIVEN = ("iscsi", "iscsi-direct", "scsi", "mpath")  # their volumes are there: they are always full
 _PACKAGED = ("gluster", "iscsi-direct", "rbd", "zfs")  # distributions have their drivers apart
@@ -34,7 +33,7 @@ class Pools(Kind):
     word = "pool"
     plural = "pools"
     listed = "STORAGE_POOLS"
-    flags = (*Kind.flags, "build")
+    flags = (*Kind.flags, "build", "refresh")
 
     def __init__(
         self, connection: Connection, fleet: str, ledger: Ledger, *, local: bool = True
@@ -156,8 +155,7 @@ class Pools(Kind):
         from ..virt.pool import kind_of
 
         spec = self.meaning(self._stored(one))["spec"]
-        if self.local:
-            _answers(name, spec)
+        self._reach(name, spec)
         try:
             one.create()
         except self.libvirt.libvirtError as error:
@@ -179,6 +177,26 @@ class Pools(Kind):
 
     def update_live(self, name: str) -> None:
         """Do nothing: libvirt changes no pool that is active."""
+
+    def restart(self, name: str, asked: Mapping[str, Any]) -> None:
+        """End it and make it active again, if its servers are there for that."""
+        self._reach(name, self.meaning(self._stored(self.lookup(name)))["spec"])
+        super().restart(name, asked)
+
+    def refresh(self, name: str) -> None:
+        """Have libvirt look anew at its volumes and its room, if it is active."""
+        with self.connection.passing():
+            one = self.lookup(name)
+            if one.isActive():
+                self._reach(name, self.meaning(_apart(one.XMLDesc(0))[0])["spec"])
+                one.refresh()
+
+    def _reach(self, name: str, spec: Mapping[str, Any]) -> None:
+        """Raise VirtfleetError where a server of a pool does not answer this host."""
+        if self.local and spec.get("hosts"):
+            from .servers import answers
+
+            answers(name, spec)
 
     def adopt(self, seen: Seen) -> None:
         """Note that it is ours; nothing of it changes."""
@@ -239,27 +257,3 @@ def _of_pool(source: Element, seen: Seen, path: str | None) -> bool:
     place = source.get("file") or source.get("dev") or ""
     shared = path in ("/dev", "/dev/mapper", "/dev/disk/by-path")  # of all disks of the host
     return path is not None and not shared and place.startswith(f"{path.rstrip('/')}/")
-
-
-def _answers(name: str, spec: Mapping[str, Any]) -> None:
-    """Raise VirtfleetError where a server does not answer: a mount would wait for minutes."""
-    import socket
-
-    from ..virt.pool import kind_of
-
-    port = kind_of(spec).port
-    if spec.get("format") == "cifs":
-        port = 445
-    elif spec.get("format") == "glusterfs":
-        port = 24007
-    if port is None:
-        return
-    for host in spec.get("hosts") or ():
-        where = (host["name"], host.get("port", port))
-        try:
-            socket.create_connection(where, _PATIENCE).close()
-        except OSError as error:
-            raise VirtfleetError(
-                f"{where[0]} does not answer on port {where[1]} ({error.strerror or error})",
-                remedy=f"see that the server of the pool {name} runs and can be reached from here",
-            ) from error

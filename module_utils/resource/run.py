@@ -127,11 +127,7 @@ class _Applier:
         one = self.last.planned.declared.get(name)
         asked = asked_of(self.last.planned.declared, name)
         if "create" in verbs and one is not None:
-            self.kind.begin(name)
-            made = self.kind.define(self.kind.definitions.write(name, self.kind.fleet, one.stated))
-            if self.kind.starts:
-                made.setAutostart(int(asked.get("autostart", True)))
-            self.kind.finish(name)
+            self._create(one)
         if "adopt" in verbs and seen is not None:
             self.kind.adopt(self._unchanged(seen))
         if "update" in verbs and one is not None and seen is not None:
@@ -142,10 +138,21 @@ class _Applier:
             self.kind.start(name, asked)
         if "restart" in verbs:
             self.kind.restart(name, asked)
+        if "attach" in verbs:
+            self.kind.plug_in(name)
         if "replace" in verbs and one is not None and seen is not None:
             self._replace(one, self._unchanged(seen))
         if "delete" in verbs and seen is not None:
             self._delete(seen)
+
+    def _create(self, one: Declared) -> None:
+        kind = self.kind
+        kind.begin(one.name)
+        kind.claim(one.name, one.stated.get("uuid"))
+        made = kind.define(kind.definitions.write(one.name, kind.fleet, one.stated))
+        if kind.starts:
+            made.setAutostart(int(one.asked.get("autostart", True)))
+        kind.finish(one.name)
 
     def _update(self, one: Declared, seen: Seen, actions: Sequence[Action]) -> None:
         current = self._unchanged(seen)
@@ -161,12 +168,15 @@ class _Applier:
     def _replace(self, one: Declared, seen: Seen) -> None:
         """Make it anew; the former one is put back if that fails."""
         xml = self.kind.definitions.patched(seen.inactive, one.stated)
+        self.kind.claim(one.name, one.stated.get("uuid"))
         self.kind.lookup(one.name).undefine()
         try:
             made = self.kind.define(xml)
         except self.kind.libvirt.libvirtError:
             self.kind.define(seen.inactive)
             raise
+        if made.UUIDString() != seen.uuid:
+            self.kind.ledger.note(self.kind.word, seen.uuid, None)
         if self.kind.starts:
             made.setAutostart(int(one.asked.get("autostart", seen.autostart)))
 
@@ -209,23 +219,36 @@ def converge(kind: Kind, layout: Layout, wish: Wish, *, check_mode: bool) -> dic
         done: Sequence[Action] = last.planned.plan.actions
         failures: list[tuple[Action, str]] = []
         observed = last.observed
-        if not check_mode and (done or _new(last)):
+        acts = not check_mode and bool(done or _left_over(last))
+        if acts:
             make_folder(layout.state)
             with exclusive(os.path.join(layout.state, "lock"), holder(f"kvm_{kind.plural}")):
                 last = _plan(kind, wish, check_mode=False)
                 applier = _Applier(kind, last)
                 applier.apply()
                 done, failures = applier.done, applier.failures
-                for name in _new(last) - {action.name for action, _ in failures}:
-                    kind.finish(name)
-            observed = _look_again(kind, last.observed, failed=bool(failures))
-    return _outcome(kind, last, observed, done, failures)
+                lost = {action.name for action, _ in failures}
+                for seen in _left_over(last):
+                    if seen.name not in lost:
+                        kind.tidy(seen)
+        anew = [] if check_mode else _refreshed(last)
+        late = kind.connection.each(anew, kind.refresh) if anew else {}
+        if acts or anew:
+            observed = _look_again(kind, last.observed, failed=bool(failures or late))
+    return _outcome(kind, last, observed, done, (failures, late))
 
 
-def _new(last: _Round) -> set[str]:
-    """Return the declared objects that a run which was killed has not made all of."""
+def _left_over(last: _Round) -> list[Seen]:
+    """Return the declared objects of which a run that was killed left a note."""
     there = (last.observed.get(one.name) for one in last.declared)
-    return {seen.name for seen in there if seen is not None and seen.new}
+    return [seen for seen in there if seen is not None and seen.left_over]
+
+
+def _refreshed(last: _Round) -> list[str]:
+    """Return the objects that libvirt is to look at anew, but for those that are refused."""
+    refused = {item.object.partition("/")[2] for item in last.planned.plan.blocked}
+    asked = [one for one in last.declared if one.asked.get("refresh") and one.state != ABSENT]
+    return [one.name for one in asked if one.name not in refused]
 
 
 def _look_again(kind: Kind, former: Mapping[str, Seen], *, failed: bool) -> Mapping[str, Seen]:
@@ -244,8 +267,9 @@ def _outcome(
     last: _Round,
     observed: Mapping[str, Seen],
     done: Sequence[Action],
-    failures: Sequence[tuple[Action, str]],
+    failed: tuple[Sequence[tuple[Action, str]], Mapping[str, str]],
 ) -> dict[str, Any]:
+    """Return the result; what failed are actions, and what could not be looked at anew."""
     mine = {one.name: observed[one.name] for one in last.declared if one.name in observed}
     outcome = result(
         done,
@@ -255,4 +279,6 @@ def _outcome(
         warnings=kind.warnings(mine),
         **{kind.plural: [seen.to_dict(starts=kind.starts) for seen in mine.values()]},
     )
-    return accept(outcome, failures)
+    failures, late = failed
+    refused = {f"refresh {kind.word}/{name}": why for name, why in late.items()}
+    return accept(outcome, failures, refused)

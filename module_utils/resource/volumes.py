@@ -13,7 +13,7 @@ from __future__ import annotations
 import os
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import suppress
-from typing import TYPE_CHECKING, Any, Callable, Iterable, Iterator, Mapping, Sequence
+from typing import TYPE_CHECKING, Any, Callable, Collection, Iterator, Mapping, Sequence
 
 from ..converge.errors import InputError, Problem, VirtfleetError, shown
 from ..converge.lock import exclusive, holder
@@ -46,6 +46,7 @@ if TYPE_CHECKING:
     from .volume_plan import Content, Declared
 
 _WORKERS = 4  # pools at once
+_LOCAL = ("dir", "fs", "netfs", "logical")  # where what a volume stands on is a file of the host
 _FILLING = "volume being filled"  # in the ledger
 
 
@@ -87,7 +88,10 @@ def _content(one: Declared) -> dict[str, Any]:
 
 
 class Volumes:
-    """The volumes of one host, over one connection."""
+    """The volumes of one host, over one connection.
+
+    ``run`` runs a command on that host, None where the host is another one.
+    """
 
     def __init__(
         self,
@@ -117,15 +121,29 @@ class Volumes:
             if pool is None:
                 continue
             if one.pool not in types:
-                types[one.pool] = tree(pool.XMLDesc(0)).get("type", "")
+                types[one.pool] = self._reached(pool)
             seen = self._look(pool, one.name)
             if seen is not None:
                 volumes[one.object] = seen
         asks = any(concerns_users(one, volumes.get(one.object)) for one in declared)
-        users, running = self._users(pools.values()) if asks else ({}, {})
+        users, running = self._users(pools, types) if asks else ({}, {})
         files = {one.download.path for one in declared if one.download is not None}
         brought = frozenset(path for path in files if os.path.lexists(path))
         return Observation(types, volumes, users, running, brought)
+
+    def _reached(self, pool: Any) -> str:
+        """Return the type of an active pool; VirtfleetError where its share cannot be reached.
+
+        What asks a share whose server is away for a file hangs until it is back, libvirt too.
+        """
+        root = tree(pool.XMLDesc(0))
+        kind = root.get("type", "")
+        if kind == "netfs" and self.run is not None:
+            from ..virt.pool import FIELDS
+            from .servers import answers
+
+            answers(pool.name(), read_fields(root, FIELDS))
+        return kind
 
     def _look(self, pool: Any, name: str) -> Seen | None:
         found = None
@@ -140,23 +158,29 @@ class Volumes:
         size = int(found.info()[1])
         return Seen(key, found.path(), size, spec, fleet, unfinished=filling is not None)
 
-    def _users(self, pools: Iterable[Any]) -> tuple[dict[str, list[str]], dict[str, list[str]]]:
-        """Return, by path, the guests and volumes that stand on it, and the guests that run."""
+    def _users(
+        self, pools: Mapping[str, Any], reached: Collection[str]
+    ) -> tuple[dict[str, list[str]], dict[str, list[str]]]:
+        """Return, by path, the guests and volumes that stand on it, and the guests that run.
+
+        Pools come by their names, with those that were ``reached`` already.
+        """
         users: dict[str, list[str]] = {}
         running: dict[str, list[str]] = {}
-        by_name = {pool.name(): pool for pool in pools}
-        for pool in by_name.values():
+        for name, pool in pools.items():
+            if name not in reached:
+                self._reached(pool)
             for one in pool.listAllVolumes():
                 below = tree(one.XMLDesc(0)).find("backingStore/path")
                 if below is not None and below.text:
-                    users.setdefault(below.text, []).append(f"volume/{pool.name()}/{one.name()}")
+                    users.setdefault(below.text, []).append(f"volume/{name}/{one.name()}")
         for domain in self.connection.handle.listAllDomains():
             with self.connection.passing():
-                name, active = f"guest/{domain.name()}", domain.isActive()
-                for path in self._paths(domain, by_name):
-                    users.setdefault(path, []).append(name)
+                guest, active = f"guest/{domain.name()}", domain.isActive()
+                for path in self._paths(domain, pools):
+                    users.setdefault(path, []).append(guest)
                     if active:
-                        running.setdefault(path, []).append(name)
+                        running.setdefault(path, []).append(guest)
         return users, running
 
     def _paths(self, domain: Any, pools: Mapping[str, Any]) -> set[str]:
@@ -190,6 +214,7 @@ class Volumes:
                 yield from _of_files(one, seen)
             if one.state != PRESENT or one.object in seen.volumes:
                 continue
+            yield from self._backing(one, declared, seen)
             new = one.source is None and one.upload is None
             if new and one.stated.get("size") is None:
                 yield Problem(f"{one.where}.size", "a size, as it is new", "nothing")
@@ -198,6 +223,23 @@ class Volumes:
                 if self._look(pool, one.source) is None:
                     expected = f"a volume of the pool {one.pool}"
                     yield Problem(f"{one.where}.from", expected, shown(one.source))
+
+    def _backing(
+        self, one: Declared, declared: Sequence[Declared], seen: Observation
+    ) -> Iterator[Problem]:
+        """Yield that a new volume would stand on a file of this host that nobody has or makes."""
+        path = str((one.stated.get("backing") or {}).get("path") or "")
+        here = self.run is not None and seen.pools[one.pool] in _LOCAL and os.path.isabs(path)
+        if not here or os.path.exists(path):
+            return
+        made = [
+            self._expected_key(self.connection.handle.storagePoolLookupByName(other.pool), other)
+            for other in declared
+            if other.state == PRESENT and other.pool in seen.pools
+        ]
+        if os.path.normpath(path) not in made:
+            where = f"{one.where}.backing.path"
+            yield Problem(where, "a file that is there, or a volume declared here", shown(path))
 
     def left(self, declared: Sequence[Declared], seen: Observation) -> list[tuple[str, str]]:
         """Return what the ledger has of removed volumes since a run was killed: kind and name."""
@@ -244,6 +286,8 @@ class Volumes:
 
     def _one(self, action: Action, one: Declared, seen: Observation) -> None:
         pool = self.connection.handle.storagePoolLookupByName(one.pool)
+        if seen.pools.get(one.pool) == "netfs":
+            self._reached(pool)
         if action.action == "create":
             self._create(pool, one, seen.pools.get(one.pool, ""))
             return
@@ -330,6 +374,7 @@ class Volumes:
                 self.ledger.note("volume", made.key(), None)
                 self.ledger.note(_FILLING, one.object, None)
             raise
+        self._reached(pool)
         pool.refresh()  # what it is and how large stands in what came
         size = size_of(one.stated.get("size"))
         made = pool.storageVolLookupByName(one.name)
@@ -403,7 +448,7 @@ def converge(
             failed = _apply(volumes, planned, declared, seen)
         lost = {action.id for action, _ in failed}
         done = [action for action in planned.actions if action.id not in lost]
-        seen = volumes.observe(declared)
+        seen = _look_again(volumes, declared, seen, failed=bool(failed))
     there = [(one, seen.volumes[one.object]) for one in declared if one.object in seen.volumes]
     outcome = result(
         done,
@@ -416,6 +461,18 @@ def converge(
         ],
     )
     return accept(outcome, failed)
+
+
+def _look_again(
+    volumes: Volumes, declared: Sequence[Declared], former: Observation, *, failed: bool
+) -> Observation:
+    """Return what there is now; what failed tells more than that this cannot be seen."""
+    try:
+        return volumes.observe(declared)
+    except (VirtfleetError, volumes.libvirt.libvirtError):
+        if not failed:
+            raise
+        return former
 
 
 def _apply(

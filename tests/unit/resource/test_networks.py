@@ -8,8 +8,13 @@ proven by tables here (test_network_live.py), and for real in the lab.
 
 from __future__ import annotations
 
+import errno
+
 import pytest
-from ansible.module_utils.converge.errors import ApplyError, InputError
+from ansible.module_utils.converge.errors import ApplyError, InputError, VirtfleetError
+from ansible.module_utils.resource import networks as module
+from ansible.module_utils.resource.kind import Seen
+from ansible.module_utils.resource.ledger import Ledger
 
 libvirt = pytest.importorskip("libvirt", reason="the binding is built for the controller's Python")
 
@@ -232,27 +237,131 @@ def test_what_changed_meanwhile_is_not_overwritten(networks, host, monkeypatch):
     assert "stp='off'" in xml
 
 
-@pytest.mark.parametrize("port", [None, "openvswitch"])
-def test_guests_are_plugged_in_again_where_the_bridge_went(host, monkeypatch, port):
-    entry = (
-        {**LAN, "bridge": "br-lan"}
-        if port is None
-        else {"name": "lan", "mode": "bridge", "bridge": "ovs0", "virtualport": {"type": port}}
-    )
-    host.run("networks", entry)
-    kind = host.kind("networks")
-    kind.local = True
-    monkeypatch.setattr(
-        "ansible.module_utils.resource.network_live.plugs",
-        lambda _connection, _name: [("web", "vnet0"), ("db", "vnet3"), ("off", "")],
-    )
-    kind.restart("lan", {})
-    again = [["ip", "link", "set", "dev", d, "master", "br-lan"] for d in ("vnet0", "vnet3")]
-    assert host.commands == ([] if port else again)
-    kind.run = lambda _words: (2, "", "no such device")
-    if port is None:
-        with pytest.raises(Exception, match=r"vnet0 \(no such device\).*plug them in"):
+BRIDGED = {**LAN, "bridge": "br-lan"}
+SWITCH = {"name": "lan", "mode": "bridge", "bridge": "ovs0", "virtualport": {"type": "openvswitch"}}
+
+
+@pytest.fixture
+def restart(host):
+    """Return what starts the network anew, whoever is on it."""
+
+    def work():
+        kind = host.kind("networks")
+        try:
             kind.restart("lan", {})
+        finally:
+            kind.connection.close()
+
+    return work
+
+
+def unplugged(host):
+    """Return what is noted of guests that were cut off."""
+    return Ledger(host.layout).noted("unplugged network", "lan")
+
+
+@pytest.mark.parametrize(("entry", "again"), [(BRIDGED, ["vnet0", "vnet3"]), (SWITCH, [])])
+def test_guests_are_plugged_in_again_where_the_bridge_went(host, taps, restart, entry, again):
+    host.run("networks", entry)
+    taps.plug(entry["bridge"])
+    restart()
+    bridge = entry["bridge"]
+    assert taps.commands == [
+        ["ip", "link", "set", "dev", device, "master", bridge] for device in again
+    ]
+    assert unplugged(host) is None
+
+
+def test_what_cannot_be_plugged_in_is_tried_again(host, networks, taps, restart):
+    networks(BRIDGED)
+    taps.plug("br-lan")
+    host.command = lambda _words: (2, "", "busy\n")
+    with pytest.raises(VirtfleetError, match=r"vnet0 \(busy\), vnet3 \(busy\): plug them in"):
+        restart()
+    assert unplugged(host) == "vnet0 vnet3"
+    with pytest.raises(ApplyError, match=r"attach network/lan: .* not on br-lan: vnet0 \(busy\)"):
+        networks(BRIDGED)
+    host.command = taps.command
+    planned = networks(BRIDGED, check_mode=True)
+    assert taps.masters() == [None, None]
+    done = networks(BRIDGED)
+    assert verbs(planned) == verbs(done) == ["network/lan attach live"]
+    assert done["diff"] == planned["diff"]
+    assert done["diff"][0]["after"] == "devices.vnet0: plugged in\ndevices.vnet3: plugged in\n"
+    assert taps.masters() == ["br-lan", "br-lan"]
+    assert networks(BRIDGED)["changed"] is False
+    assert unplugged(host) is None
+
+
+def test_a_device_that_has_gone_meanwhile_is_passed_over(host, networks, taps, restart):
+    networks(BRIDGED)
+    taps.plug("br-lan")
+
+    def ends(words):
+        if words[4] == "vnet3":
+            taps.unplug("vnet3")
+        return taps.command(words)
+
+    host.command = ends
+    restart()
+    assert unplugged(host) is None
+    Ledger(host.layout).note("unplugged network", "lan", "vnet0 vnet3")
+    taps.unplug("vnet0")
+    assert networks(BRIDGED, check_mode=True)["changed"] is False
+    assert unplugged(host) == "vnet0 vnet3"
+    assert networks(BRIDGED)["changed"] is False
+    assert unplugged(host) is None
+
+
+def test_a_network_that_is_to_be_off_plugs_nobody_in(host, networks, taps):
+    networks({**BRIDGED, "state": "inactive"})
+    taps.plug("br-lan")
+    Ledger(host.layout).note("unplugged network", "lan", "vnet0 vnet3")
+    assert networks({**BRIDGED, "state": "inactive"})["changed"] is False
+    assert unplugged(host) == "vnet0 vnet3"
+    assert verbs(networks(BRIDGED)) == ["network/lan start now", "network/lan attach now"]
+    assert taps.masters() == ["br-lan", "br-lan"]
+    Ledger(host.layout).note("unplugged network", "lan", "vnet0")
+    taps.unplug("vnet0")
+    taps.unplug("vnet3")
+    networks({"name": "lan", "state": "absent"})
+    assert unplugged(host) is None
+
+
+def test_another_new_start_plugs_in_what_the_last_one_did_not(host, networks, taps, waiting):
+    networks(BRIDGED)
+    taps.plug("br-lan")
+    (taps.folder / "vnet3" / "master").unlink()
+    Ledger(host.layout).note("unplugged network", "lan", "vnet0 vnet3")
+    outcome = networks({**BRIDGED, "mtu": 9000, "restart": True})
+    assert verbs(outcome) == ["network/lan update next_boot", "network/lan restart now"]
+    assert taps.masters() == ["br-lan", "br-lan"]
+    assert unplugged(host) is None
+
+
+def test_a_bridge_without_a_carrier_is_a_warning(host, monkeypatch, tmp_path):
+    """SIMULATED. The carrier of a device that is down cannot be read: EINVAL."""
+    monkeypatch.setattr(module, "_CLASS", str(tmp_path))
+    for name, carrier in (("up0", "1\n"), ("dry0", "0\n"), ("down0", "1\n")):
+        (tmp_path / name).mkdir()
+        (tmp_path / name / "carrier").write_text(carrier, encoding="ascii")
+
+    def opened(path, *arguments, **more):
+        if path == str(tmp_path / "down0" / "carrier"):
+            raise OSError(errno.EINVAL, "Invalid argument")
+        return open(path, *arguments, **more)
+
+    monkeypatch.setattr(module, "open", opened, raising=False)
+    host.local = True
+    kind = host.kind("networks")
+    bridges = ("up0", "dry0", "down0", "none0")
+    seen = {n: Seen(n, "", "", spec={"mode": "bridge", "bridge": n}) for n in bridges}
+    seen["nat"] = Seen("nat", "", "", spec={"mode": "nat", "bridge": "dry0"})
+    told = ["network/dry0: the bridge dry0 has no carrier"]
+    told.append("network/down0: the bridge down0 has no carrier")
+    assert kind.warnings(seen) == told
+    kind.local = False
+    assert kind.warnings(seen) == []
     kind.connection.close()
 
 

@@ -12,8 +12,10 @@ from pathlib import Path
 import pytest
 from ansible.module_utils.converge.errors import ApplyError, InputError, VirtfleetError
 from ansible.module_utils.resource import pools as module
+from ansible.module_utils.resource import servers
 from ansible.module_utils.resource.kind import Seen
 from ansible.module_utils.resource.ledger import Ledger
+from ansible.module_utils.resource.servers import answers
 from ansible.module_utils.virt.document import tree
 
 libvirt = pytest.importorskip("libvirt", reason="the binding is built for the controller's Python")
@@ -61,6 +63,21 @@ def test_another_kind_is_another_pool(pools):
     outcome = pools(other)
     assert outcome["changed"] is False
     assert "type differs, which only a new pool can have" in outcome["blocked"][0]["reason"]
+
+
+def test_one_with_a_uuid_of_its_own_stays_ours(pools, host):
+    first, second = "11111111-2222-4333-8444-555555555555", "22222222-2222-4333-8444-555555555555"
+    own = {**DATA, "uuid": first}
+    assert verbs(pools(own)) == ["pool/data create now", "pool/data start now"]
+    again = pools(own)
+    assert (again["changed"], again["blocked"]) == (False, [])
+    pools({**DATA, "uuid": second, "replace": True})
+    assert pools({"name": "data"})["pools"][0]["owned"] is True
+    noted = json.loads(Path(host.layout.state, "adopted.json").read_text(encoding="utf-8"))
+    assert noted["pool"] == {second: "local"}
+    assert verbs(pools({"name": "data", "state": "absent"}))[-1] == "pool/data delete now"
+    noted = json.loads(Path(host.layout.state, "adopted.json").read_text(encoding="utf-8"))
+    assert noted["pool"] == {}
 
 
 def test_one_of_somebody_else_is_taken_over_if_that_is_asked_for(pools, host):
@@ -151,13 +168,123 @@ def test_a_folder_is_made_unless_that_is_refused(pools, monkeypatch):
     assert library.calls == ["create"]
 
 
-def test_a_server_that_does_not_answer_is_named():
+@pytest.mark.parametrize("by", ["the host", "an option"])
+def test_a_server_that_does_not_answer_is_named(by):
     with socket.create_server(("127.0.0.1", 0)) as server:
         port = server.getsockname()[1]
-        spec = {"type": "netfs", "hosts": [{"name": "127.0.0.1", "port": port}]}
-        module._answers("nas", spec)
-    with pytest.raises(VirtfleetError, match=f"does not answer on port {port}.*pool nas"):
-        module._answers("nas", spec)
+        spec = {"type": "netfs", "path": "/srv/nas", "hosts": [{"name": "127.0.0.1"}]}
+        if by == "the host":
+            spec["hosts"][0]["port"] = port
+        else:
+            spec["mount_options"] = ["soft", f"port={port}"]
+        answers("nas", spec)
+    expected = rf"127.0.0.1 does not answer on port {port} .*the pool nas \(/srv/nas\) is on it"
+    with pytest.raises(VirtfleetError, match=expected):
+        answers("nas", spec)
+    answers("nas", {**spec, "mount_options": ["proto=rdma"]})  # which no TCP tells of
+
+
+@pytest.mark.parametrize(
+    ("spec", "port"),
+    [
+        ({"type": "dir"}, None),
+        ({"type": "rbd"}, None),
+        ({"type": "netfs"}, 2049),
+        ({"type": "netfs", "format": "cifs"}, 445),
+        ({"type": "netfs", "format": "glusterfs"}, 24007),
+        ({"type": "netfs", "mount_options": ["proto=tcp6", "port=20049"]}, 20049),
+        ({"type": "netfs", "mount_options": ["port=0"]}, None),
+        ({"type": "netfs", "mount_options": ["udp"]}, None),
+        ({"type": "iscsi"}, 3260),
+    ],
+)
+def test_where_a_server_listens(spec, port):
+    assert servers._port(spec) == port
+
+
+@pytest.fixture
+def served():
+    """Give the port of a server, and what takes it away."""
+    server = socket.create_server(("127.0.0.1", 0))
+    yield server.getsockname()[1], server.close
+    server.close()
+
+
+def share(port):
+    hosts = [{"name": "127.0.0.1", "port": port}]
+    return {"name": "nas", "type": "netfs", "hosts": hosts, "dir": "/export", "path": "/srv/nas"}
+
+
+@pytest.fixture
+def refreshed(monkeypatch):
+    """Return the pools that libvirt has looked at anew."""
+    found = []
+    refresh = libvirt.virStoragePool.refresh
+
+    def look(one, flags=0):
+        found.append(one.name())
+        return refresh(one, flags)
+
+    monkeypatch.setattr(libvirt.virStoragePool, "refresh", look)
+    return found
+
+
+def test_a_pool_is_looked_at_anew_before_its_room_is_told(pools, host, refreshed, monkeypatch):
+    pools(DATA)
+    asked = {**DATA, "refresh": True}
+    kind = type(host.kind("pools"))
+    observe = kind.observe
+    monkeypatch.setattr(kind, "observe", lambda self: refreshed.append("seen") or observe(self))
+    for check_mode, calls in ((True, ["seen"]), (False, ["seen", "data", "seen"])):
+        refreshed.clear()
+        outcome = pools(asked, check_mode=check_mode)
+        assert (outcome["changed"], outcome["actions"]) == (False, [])
+        assert refreshed == calls
+    refreshed.clear()
+    pools(DATA)
+    assert refreshed == ["seen"]
+
+
+def test_what_is_off_or_refused_is_not_looked_at_anew(pools, host, refreshed):
+    entries = [
+        {**DATA, "refresh": True, "state": "inactive"},
+        {"name": "none", "state": "absent", "refresh": True},
+        {"name": "default-pool", "state": "present", "refresh": True},
+        {"name": "more", "type": "dir", "path": "/srv/more", "refresh": True},
+    ]
+    pools(*entries)
+    assert refreshed == ["more"]
+    refreshed.clear()
+    pools({**entries[2], "adopt": True})
+    assert refreshed == ["default-pool"]
+
+
+def test_a_share_whose_server_is_away_is_left_alone(pools, host, served, refreshed):
+    port, leave = served
+    host.local = True
+    pools(share(port))
+    assert pools({**share(port), "refresh": True})["changed"] is False
+    leave()
+    away = rf"127.0.0.1 does not answer on port {port} .*the pool nas \(/srv/nas\) is on it"
+    with pytest.raises(ApplyError, match=f"^refresh pool/nas: {away}") as raised:
+        pools({**share(port), "refresh": True}, {**DATA, "refresh": True})
+    assert refreshed == ["nas", "data"]
+    assert [one["state"] for one in raised.value.data["pools"]] == ["active", "active"]
+    kind = host.kind("pools")
+    with pytest.raises(VirtfleetError, match=away):
+        kind.restart("nas", {})
+    kind.connection.close()
+    assert host.handle.storagePoolLookupByName("nas").isActive()
+
+
+def test_a_pool_that_cannot_be_looked_at_anew_is_told(pools, monkeypatch):
+    def busy(*_):
+        raise libvirt.libvirtError("pool has asynchronous jobs running")
+
+    monkeypatch.setattr(libvirt.virStoragePool, "refresh", busy)
+    with pytest.raises(ApplyError, match=r"^refresh pool/data: pool has asynchronous") as raised:
+        pools({**DATA, "refresh": True})
+    assert [action["action"] for action in raised.value.data["actions"]] == ["create", "start"]
 
 
 OFFER = """<storagepoolCapabilities>

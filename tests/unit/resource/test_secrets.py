@@ -9,12 +9,14 @@ driver does (src/secret/secret_driver.c). The lab proves the real one.
 from __future__ import annotations
 
 import json
+import os
 import uuid
 from contextlib import nullcontext
 
 import pytest
 from ansible.module_utils.converge.errors import InputError
-from ansible.module_utils.kvm.layout import Layout
+from ansible.module_utils.converge.lock import BusyError, exclusive, holder
+from ansible.module_utils.kvm.layout import Layout, make_folder
 from ansible.module_utils.resource.ledger import Ledger
 from ansible.module_utils.resource.secrets import Secrets, converge
 from ansible.module_utils.virt.connection import Connection
@@ -152,6 +154,22 @@ def test_a_secret_is_made_and_a_second_run_changes_nothing(host):
     assert host.run(ceph())["changed"] is False
     (told,) = done["secrets"]
     assert (told["owned"], told["has_value"], told["description"]) == (True, True, "for guests")
+
+
+def test_a_second_run_at_once_is_refused_if_it_has_something_to_do(host):
+    make_folder(host.layout.state)
+    lock = os.path.join(host.layout.state, "lock")
+    with exclusive(lock, holder("another")):
+        with pytest.raises(BusyError, match=r"another run is changing this host \(run another"):
+            host.run(ceph())
+        assert host.secrets == {}
+    host.run(ceph())
+    with exclusive(lock, holder("another")):
+        assert host.run(ceph())["changed"] is False
+        for other in (ceph(value="other"), ceph(state="absent")):
+            with pytest.raises(BusyError):
+                host.run(other)
+    assert host.kept() == {("ceph", "no"): WORD.encode()}
 
 
 def test_no_value_is_told(host):

@@ -8,10 +8,14 @@ The driver cannot make a volume larger: that is planned here, and done for real 
 from __future__ import annotations
 
 import json
+import socket
+import threading
+from collections import Counter
 from pathlib import Path
 
 import pytest
-from ansible.module_utils.converge.errors import ApplyError, InputError
+from ansible.module_utils.converge.errors import ApplyError, InputError, VirtfleetError
+from ansible.module_utils.resource.content import Streams
 from ansible.module_utils.resource.ledger import Ledger
 from ansible.module_utils.resource.volume_plan import Observation, Seen, plan, read
 from ansible.module_utils.resource.volumes import Volumes, converge
@@ -32,8 +36,9 @@ def volumes(host):
 
     def run(*entries, fleet="local", check_mode=False):
         connection = Connection(URI)
+        command = host.command if host.local else None
         try:
-            mine = Volumes(connection, fleet, Ledger(host.layout))
+            mine = Volumes(connection, fleet, Ledger(host.layout), command)
             return converge(mine, host.layout, entries, "kvm1", check_mode=check_mode)
         finally:
             connection.close()
@@ -378,3 +383,154 @@ def test_an_unchanged_run_asks_for_no_users(volumes, monkeypatch):
     assert volumes(DISK)["changed"] is False
     with pytest.raises(AssertionError, match="for nothing"):
         volumes({**DISK, "size": "2GiB"})
+
+
+def test_a_volume_is_overwritten_before_it_goes(volumes, host, monkeypatch):
+    """SIMULATED. The driver overwrites none."""
+    calls = []
+    delete = libvirt.virStorageVol.delete
+
+    def recorded(one, flags=0):
+        calls.append(f"delete {one.name()}")
+        return delete(one, flags)
+
+    monkeypatch.setattr(
+        libvirt.virStorageVol, "wipe", lambda one: calls.append(f"wipe {one.name()}")
+    )
+    monkeypatch.setattr(libvirt.virStorageVol, "delete", recorded)
+    plain = {**DISK, "name": "plain"}
+    volumes(DISK, plain)
+    gone = [{**DISK, "state": "absent", "wipe": True}, {**plain, "state": "absent"}]
+    volumes(*gone, check_mode=True)
+    assert calls == []
+    volumes(*gone)
+    assert calls == ["delete plain", "wipe disk.qcow2", "delete disk.qcow2"]
+
+
+def test_what_cannot_be_overwritten_stays(volumes, host, monkeypatch):
+    def broken(_):
+        raise libvirt.libvirtError("scrub failed")
+
+    monkeypatch.setattr(libvirt.virStorageVol, "wipe", broken)
+    volumes(DISK)
+    with pytest.raises(ApplyError, match=r"delete volume/data/disk.qcow2: scrub failed"):
+        volumes({**DISK, "state": "absent", "wipe": True})
+    assert names(host) == ["disk.qcow2"]
+
+
+def test_pools_are_worked_on_side_by_side_and_volumes_are_not(volumes, monkeypatch, tmp_path):
+    """Neither pool goes on before both have begun, so one after the other would never end."""
+    content = tmp_path / "content.img"
+    content.write_bytes(bytes(4096))
+    both, lock = threading.Barrier(2), threading.Lock()
+    busy, most = Counter(), Counter()
+
+    def send(_self, volume, _path, _checksum, _what):
+        pool = volume.storagePoolLookupByVolume().name()
+        with lock:
+            busy[pool] += 1
+            most[pool] = max(most[pool], busy[pool])
+        both.wait(timeout=30)
+        with lock:
+            busy[pool] -= 1
+
+    monkeypatch.setattr(Streams, "send", send)
+    entry = {"format": "raw", "upload": {"path": str(content)}}
+    entries = [
+        {"pool": pool, "name": name, **entry} for pool in ("data", "more") for name in ("a", "b")
+    ]
+    done = volumes(*entries)
+    assert len(done["actions"]) == 4
+    assert most == {"data": 1, "more": 1}
+
+
+def test_a_share_whose_server_is_away_is_not_touched(volumes, host, monkeypatch):
+    """Else libvirt hangs in it until the server is back."""
+    host.local = True
+    with socket.create_server(("127.0.0.1", 0)) as server:
+        port = server.getsockname()[1]
+        hosts = [{"name": "127.0.0.1", "port": port}]
+        nas = {"name": "nas", "type": "netfs", "hosts": hosts, "dir": "/export", "path": "/srv/nas"}
+        host.run("pools", nas)
+        shared = {**DISK, "pool": "nas"}
+        assert verbs(volumes(shared, DISK)) == [
+            "volume/nas/disk.qcow2 create",
+            "volume/data/disk.qcow2 create",
+        ]
+    away = rf"127.0.0.1 does not answer on port {port} .*the pool nas \(/srv/nas\) is on it"
+    looked = []
+    for method in ("storageVolLookupByName", "listAllVolumes", "refresh"):
+        real = getattr(libvirt.virStoragePool, method)
+
+        def call(pool, *arguments, real=real):
+            looked.append(pool.name())
+            return real(pool, *arguments)
+
+        monkeypatch.setattr(libvirt.virStoragePool, method, call)
+    for check_mode in (True, False):
+        with pytest.raises(VirtfleetError, match=away):
+            volumes(shared, check_mode=check_mode)
+        # Whether something in the share stands on it cannot be known.
+        with pytest.raises(VirtfleetError, match=away):
+            volumes({**DISK, "state": "absent"}, check_mode=check_mode)
+    assert volumes(DISK)["changed"] is False
+    assert "nas" not in looked
+    assert "disk.qcow2" in names(host)
+
+
+def test_a_server_that_goes_meanwhile_stops_its_own_pool_alone(volumes, host, monkeypatch):
+    host.local = True
+    with socket.create_server(("127.0.0.1", 0)) as server:
+        port = server.getsockname()[1]
+        hosts = [{"name": "127.0.0.1", "port": port}]
+        nas = {"name": "nas", "type": "netfs", "hosts": hosts, "dir": "/export", "path": "/srv/nas"}
+        host.run("pools", nas)
+        apply = Volumes.apply
+
+        def leaves(*arguments):
+            server.close()
+            return apply(*arguments)
+
+        monkeypatch.setattr(Volumes, "apply", leaves)
+        away = r"create volume/nas/disk.qcow2: .*\(/srv/nas\)"
+        with pytest.raises(ApplyError, match=away) as raised:
+            volumes({**DISK, "pool": "nas"}, DISK)
+    assert [a["object"] for a in raised.value.data["actions"]] == ["volume/data/disk.qcow2"]
+    assert names(host) == ["disk.qcow2"]
+    assert names(host, "nas") == []
+
+
+BASE = "/srv/data/base.qcow2"
+TOP = {**DISK, "name": "top.qcow2", "backing": {"path": BASE, "format": "qcow2"}}
+
+
+def test_what_a_volume_is_to_stand_on_has_to_be_there(volumes, host, tmp_path):
+    host.local = True
+    missing = r"volumes\[1\].backing.path: expected a file that is there.*'/srv/data/base.qcow2'"
+    with pytest.raises(InputError, match=missing):
+        volumes(DISK, TOP)
+    assert names(host) == []
+    assert volumes(TOP, check_mode=True)["changed"] is True  # an earlier task may yet make it
+    base = {**DISK, "name": "base.qcow2"}
+    with pytest.raises(InputError, match=r"volumes\[0\].backing.path"):
+        volumes(TOP, {**base, "state": "absent"})
+    assert len(volumes(base, TOP)["actions"]) == 2
+    assert volumes(TOP)["changed"] is False  # it is as it is, whatever became of the file
+    there = tmp_path / "base.img"
+    there.touch()
+    other = {**TOP, "name": "other.qcow2", "backing": {"path": str(there), "format": "raw"}}
+    assert len(volumes(other)["actions"]) == 1
+    host.local = False
+    assert len(volumes({**TOP, "name": "far.qcow2"}, {**TOP, "pool": "more"})["actions"]) == 2
+
+
+@pytest.mark.parametrize(
+    ("kind", "told"), [("dir", 1), ("logical", 1), ("rbd", 0), ("gluster", 0), ("zfs", 0)]
+)
+def test_what_a_pool_of_the_network_has_is_no_file_of_the_host(volumes, host, kind, told):
+    connection = Connection(URI)
+    mine = Volumes(connection, "local", Ledger(host.layout), host.command)
+    declared = read([TOP])
+    found = list(mine.problems(declared, Observation({"data": kind}, {})))
+    connection.close()
+    assert [problem.path for problem in found] == ["volumes[0].backing.path"] * told
