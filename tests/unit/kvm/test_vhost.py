@@ -360,14 +360,14 @@ class TestOpeners:
         nics = [
             {"bridge": "br0", "mac": "02:00:00:00:00:09", "queues": "2", "mtu": 9000},
             {"bridge": "br1", "mac": None, "queues": 1, "mtu": None, "vhost": None},
-            {"tap": "mine"},
+            {"tap": "lo"},
         ]
         opened = attach.open_all({"uid": 0x7000_0001, "nics": nics, "vsock": {"cid": 5}})
         derived = bytes.fromhex("027000000101")
         assert [tap.asked for tap in self.taps] == [
             ("vf70000001n0", "br0", bytes.fromhex("020000000009"), 2, 9000),
             ("vf70000001n1", "br1", derived, 1, None),
-            ("mine", None, bytes.fromhex("027000000102"), 1, None),
+            ("lo", None, bytes.fromhex("027000000102"), 1, None),
         ]
         assert self.kernel.named("cid") == [("cid", 5)]
         assert [type(one.make()).__name__ for one in opened] == ["Net", "Net", "Net", "Vsock"]
