@@ -6,7 +6,7 @@ from __future__ import annotations
 
 import copy
 import xml.etree.ElementTree as ET
-from typing import Any, Iterator
+from typing import Any, Iterator, Tuple
 
 import pytest
 from ansible.module_utils.virt.check import check
@@ -33,7 +33,7 @@ NASTY = (
     f"x\x00<{MARK}/>",
 )
 ROUNDS = 40
-Path = tuple[Any, ...]  # of keys and numbers; a key that is itself the place stands in a tuple
+Path = Tuple[Any, ...]  # of keys and numbers; a key that is itself the place stands in a tuple
 
 
 def places(value: Any, path: Path = ()) -> Iterator[Path]:
