@@ -32,5 +32,5 @@ class QuietModule(AnsibleModule):
         if self._verbosity >= _VERBOSE:
             self.params[key] = echoed(entries)
         else:
-            self.params[key] = f"{len(entries)} entries, shown with -vvv"
+            self.params[key] = f"a list of {len(entries)}, shown with -vvv"
         return options

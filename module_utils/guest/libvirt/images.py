@@ -104,7 +104,8 @@ def backing(file: str, kind: str) -> tuple[str, str] | None:
         return None
     told = json.loads(_qemu_img("info", "-U", "--output=json", "-f", kind, file))
     below = told.get("full-backing-filename")
-    return None if below is None else (below, told.get("backing-filename-format") or "raw")
+    # Older images do not say the format: one that is taken for another is an error, not the end.
+    return None if below is None else (below, told.get("backing-filename-format") or kind)
 
 
 def chain(file: str, kind: str) -> Iterator[str]:

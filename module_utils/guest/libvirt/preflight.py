@@ -6,6 +6,7 @@ from __future__ import annotations
 
 import os
 import re
+from contextlib import suppress
 from typing import TYPE_CHECKING, Any, Collection, Iterator, Mapping, Sequence
 
 from ...converge.errors import Problem
@@ -78,10 +79,12 @@ class Preflight:
 
     def _chain(self, file: str, kind: str) -> list[str]:
         """Return the files that an image stands on, as far as can be told."""
-        try:
-            return list(chain(file, kind)) if self.engine.local else []
-        except (ImageError, OSError):
-            return []  # `unfit` tells what an image is not, or QEMU does
+        found: list[str] = []
+        if self.engine.local:
+            # What came before an image that cannot be read is known; QEMU tells what that one is.
+            with suppress(ImageError, OSError):
+                found.extend(chain(file, kind))
+        return found
 
     def _holds(self, pool: str, volume: str) -> bool:
         """Return whether a pool has a volume, as far as can be told."""

@@ -33,6 +33,11 @@ class Renewals:
             file.flush()
             os.fsync(file.fileno())
         os.replace(half, self._path(name))
+        folder = os.open(self.folder, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
+        try:
+            os.fsync(folder)  # else the name may be lost with the power
+        finally:
+            os.close(folder)
 
     def end(self, name: str) -> None:
         """Let go of it: the domain is defined again."""

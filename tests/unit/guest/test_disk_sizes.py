@@ -16,6 +16,7 @@ import time
 import pytest
 from ansible.module_utils.converge.errors import ApplyError, InputError
 from ansible.module_utils.guest.libvirt import apply as apply_module
+from ansible.module_utils.guest.libvirt import images as images_module
 from ansible.module_utils.guest.libvirt.images import Image, ImageError, capacity, create, images
 
 libvirt = pytest.importorskip("libvirt", reason="the binding is built for the controller's Python")
@@ -151,6 +152,23 @@ def test_an_image_that_another_guest_stands_on_is_not_removed(host):
         host.run({"name": "web", "state": "absent", "remove_disks": True})
     assert sorted(os.listdir(host.folder)) == ["clone.qcow2", "web.img"]
     assert host.names() == ["clone", "test", "web"]
+
+
+def test_what_an_older_image_does_not_say_of_the_one_below_ends_no_chain(monkeypatch, tmp_path):
+    """qemu-img makes none without the format any more: answers as it gives them for such images."""
+    top, middle, base = (str(tmp_path / name) for name in ("top", "middle", "base"))
+    below = {top: middle, middle: base}
+    asked = []
+
+    def told(*words):
+        asked.append(words[-2:])
+        return json.dumps({"full-backing-filename": below[words[-1]]} if words[-1] in below else {})
+
+    monkeypatch.setattr(images_module, "_qemu_img", told)
+    for path in (top, middle, base):
+        (tmp_path / path).touch()
+    assert list(images_module.chain(top, "qcow2")) == [middle, base]
+    assert asked == [("qcow2", path) for path in (top, middle, base)]
 
 
 def test_a_disk_that_comes_later_is_made_then_and_is_the_guests_own(host):

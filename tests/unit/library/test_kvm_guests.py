@@ -188,4 +188,4 @@ def test_a_password_is_not_echoed(run, verbosity):
     if verbosity:
         assert echoed[0]["graphics"][0]["type"] == "vnc"
     else:
-        assert echoed == "1 entries, shown with -vvv"
+        assert echoed == "a list of 1, shown with -vvv"
